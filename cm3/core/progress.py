@@ -1,0 +1,61 @@
+"""Progress of long work on stderr: a bar with the time left on a terminal, a line now and then elsewhere.
+
+`CM3_PROGRESS=off` silences it. Nothing here is ever written to stdout, which belongs to results.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+_LINE_INTERVAL_S = 10.0
+
+
+class Progress:
+    """Counts up to `total`; made by `progress`."""
+
+    def __init__(self, total: int, label: str, unit: str) -> None:
+        self.total, self.label, self.unit, self.count = total, label, unit, 0
+        self._started = self._last_line = time.monotonic()
+        self._silent = os.environ.get("CM3_PROGRESS", "") == "off"
+        interactive = not self._silent and sys.stderr.isatty()
+        self._bar = tqdm(total=total, desc=label, unit=unit, file=sys.stderr, leave=True) if interactive else None
+
+    def advance(self, n: int = 1, **figures: float) -> None:
+        """Count `n` more units; `figures` (loss, rate …) are shown beside the bar."""
+        self.count += n
+        if self._bar is not None:
+            if figures:
+                self._bar.set_postfix({name: f"{value:.4g}" for name, value in figures.items()}, refresh=False)
+            self._bar.update(n)
+        elif not self._silent and time.monotonic() - self._last_line >= _LINE_INTERVAL_S:
+            self._print_line(figures)
+
+    def _print_line(self, figures: dict[str, float]) -> None:
+        self._last_line = time.monotonic()
+        elapsed = self._last_line - self._started
+        left = elapsed * (self.total - self.count) / max(self.count, 1)
+        shown = "".join(f", {name} {value:.4g}" for name, value in figures.items())
+        print(f"{self.label}: {self.count}/{self.total} {self.unit}, {left:.0f} s left{shown}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """End the bar; called by `progress`."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+@contextmanager
+def progress(total: int, label: str, unit: str = "step", initial: int = 0) -> Iterator[Progress]:
+    """Show the progress of `total` units of work called `label`; `initial` are already done."""
+    bar = Progress(total, label, unit)
+    if initial:
+        bar.advance(initial)
+    try:
+        yield bar
+    finally:
+        bar.close()

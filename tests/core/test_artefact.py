@@ -1,0 +1,150 @@
+"""Artefact folders: whole or not at all, every changed byte noticed, litter swept."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cm3.core import artefact
+from cm3.core.errors import ArtefactError, StorageError
+
+
+def write_sample(path: Path, text: str = "hello") -> Path:
+    with artefact.writing(path, kind="sample", provenance={"seed": 1}) as folder:
+        (folder / "a.txt").write_text(text)
+        (folder / "part").mkdir()
+        (folder / "part" / "b.bin").write_bytes(bytes(range(256)))
+    return path
+
+
+def test_round_trip_and_fingerprint(tmp_path: Path) -> None:
+    first, second, other = (write_sample(tmp_path / name, text) for name, text in [("x", "hello"), ("y", "hello"), ("z", "bye")])
+    manifest = artefact.verify(first, kind="sample")
+    assert set(manifest.files) == {"a.txt", "part/b.bin"}
+    assert manifest.provenance == {"seed": 1}
+    assert artefact.fingerprint(first) == artefact.fingerprint(second) != artefact.fingerprint(other)
+
+
+def test_replaces_an_older_folder(tmp_path: Path) -> None:
+    path = write_sample(tmp_path / "x", "old")
+    write_sample(path, "new")
+    assert (path / "a.txt").read_text() == "new"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
+
+
+def test_failure_inside_leaves_the_older_folder_and_no_litter(tmp_path: Path) -> None:
+    path = write_sample(tmp_path / "x", "old")
+    with pytest.raises(ZeroDivisionError), artefact.writing(path, kind="sample") as folder:
+        (folder / "a.txt").write_text("half")
+        _ = 1 / 0
+    artefact.verify(path, kind="sample")
+    assert (path / "a.txt").read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize("position", range(0, 256, 37))
+def test_every_flipped_byte_is_noticed(tmp_path: Path, position: int) -> None:
+    path = write_sample(tmp_path / "x")
+    content = bytearray((path / "part" / "b.bin").read_bytes())
+    content[position] ^= 1
+    (path / "part" / "b.bin").write_bytes(bytes(content))
+    with pytest.raises(ArtefactError, match=r"part/b\.bin"):
+        artefact.verify(path)
+
+
+def test_missing_extra_short_and_foreign_files_are_named(tmp_path: Path) -> None:
+    path = write_sample(tmp_path / "missing")
+    (path / "a.txt").unlink()
+    with pytest.raises(ArtefactError, match=r"a\.txt is missing"):
+        artefact.verify(path)
+    path = write_sample(tmp_path / "extra")
+    (path / "c").write_text("c")
+    with pytest.raises(ArtefactError, match="does not name: c"):
+        artefact.verify(path)
+    path = write_sample(tmp_path / "short")
+    (path / "a.txt").write_text("hell")
+    with pytest.raises(ArtefactError, match="4 bytes, expected 5"):
+        artefact.verify(path)
+    with pytest.raises(ArtefactError, match="kind 'sample', expected 'model'"):
+        artefact.verify(write_sample(tmp_path / "kind"), kind="model")
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"kind": "x"}', '{"kind": "x", "files": {"a": 1}, "versions": {}, "provenance": {}}']
+)
+def test_a_broken_manifest_is_an_artefact_error(tmp_path: Path, content: str) -> None:
+    path = write_sample(tmp_path / "x")
+    (path / artefact.MANIFEST).write_text(content)
+    with pytest.raises(ArtefactError, match=r"manifest\.json"):
+        artefact.verify(path)
+
+
+def test_no_folder_and_no_manifest(tmp_path: Path) -> None:
+    with pytest.raises(ArtefactError, match="no such folder"):
+        artefact.verify(tmp_path / "nowhere")
+    with pytest.raises(ArtefactError, match=r"no manifest\.json"):
+        artefact.verify(tmp_path)
+
+
+def test_unwritable_place_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(StorageError, match="cannot be written"), artefact.writing(tmp_path / "file" / "x", kind="sample"):
+        pass
+    with pytest.raises(StorageError, match="cannot be written"):
+        artefact.write_json(Path("/proc/version/x.json"), {})
+
+
+def test_full_disk_is_a_storage_error_also_from_a_library(tmp_path: Path) -> None:
+    for error in (OSError(28, "No space left on device"), RuntimeError("I/O error: No space left on device (os error 28)")):
+        with pytest.raises(StorageError, match="no space left"), artefact.writing(tmp_path / "x", kind="sample"):
+            raise error
+    assert not list(tmp_path.iterdir())
+
+
+def test_sweep_clears_what_dead_processes_left(tmp_path: Path) -> None:
+    write_sample(tmp_path / "x")
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / f".tmp-y-{dead.pid}").mkdir()
+    os.rename(tmp_path / "x", tmp_path / f".old-x-{dead.pid}")
+    (tmp_path / f".tmp-z-{os.getpid()}").mkdir()
+    artefact.sweep(tmp_path)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [f".tmp-z-{os.getpid()}", "x"]
+    artefact.verify(tmp_path / "x")
+
+
+_WRITER = """
+import sys
+from pathlib import Path
+from cm3.core import artefact
+print("ready", flush=True)
+for number in range(10**6):
+    with artefact.writing(Path(sys.argv[1]), kind="sample") as folder:
+        for name in "abc":
+            (folder / name).write_text(f"{number}" * 5000)
+"""
+
+
+def test_kill_9_leaves_old_or_new_never_half(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    with artefact.writing(path, kind="sample") as folder:
+        for name in "abc":
+            (folder / name).write_text("before")
+    for delay_ms in range(0, 60, 6):
+        writer = subprocess.Popen([sys.executable, "-c", _WRITER, str(path)], stdout=subprocess.PIPE)
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        time.sleep(0.02 + delay_ms / 1000)
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        writer.stdout.close()
+        artefact.sweep(tmp_path)
+        artefact.verify(path, kind="sample")
+        assert len({(path / name).read_text() for name in "abc"}) == 1
+        assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
