@@ -1,0 +1,152 @@
+"""Decoding pictures from anywhere, also from people who mean harm: bytes, files or PIL images to upright 8-bit RGB.
+
+The order is what makes it safe: size in bytes → format by its first bytes (never by file name, and only formats on the
+list) → pixel count and aspect from the header → decoding → orientation, alpha, depth. Each refusal has a named reason.
+Metadata (EXIF, GPS, profiles, comments) never leaves this function. Color profiles are not applied.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from cm3.documents.pixels import to_rgb
+from cm3.documents.reasons import ImageError, RejectReason
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
+
+_ORIENTATION_TAG = 0x0112
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True)
+class DecodeLimits:
+    """What a picture may cost: bytes of the file, pixels (width × height), longer side over shorter side."""
+
+    max_bytes: int = 32 * 1024 * 1024
+    max_pixels: int = 64_000_000
+    max_aspect: float = 100.0
+
+
+DEFAULT_LIMITS = DecodeLimits()
+
+
+def decode_image(source: bytes | Path | str | Image.Image, limits: DecodeLimits = DEFAULT_LIMITS) -> Image.Image:
+    """Decode PNG, JPEG, WebP, GIF (first frame) or BMP bytes, such a file, or a PIL image of any mode.
+
+    Returns a new PIL image of mode RGB, 8 bit, with EXIF orientation applied and alpha laid on white.
+    Raises `ImageError` with a `reason`.
+    """
+    if isinstance(source, Image.Image):
+        return _to_upright_rgb(source, limits)
+    data = source if isinstance(source, bytes) else _read_file(Path(source), limits)
+    with _open(data, limits) as image:
+        return _to_upright_rgb(image, limits)
+
+
+def check_header(source: bytes | Path, limits: DecodeLimits = DEFAULT_LIMITS) -> tuple[int, int]:
+    """The stored (width, height) of encoded bytes or a file, after every check that needs no decoding.
+
+    Raises `ImageError` as `decode_image` does.
+    """
+    data = source if isinstance(source, bytes) else _read_file(source, limits)
+    with _open(data, limits) as image:
+        _check_size(image.size, limits)
+        return image.size
+
+
+def image_format(data: bytes) -> str | None:
+    """The allowed format that `data` starts like ("PNG", "JPEG", "WEBP", "GIF", "BMP"), or None."""
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return "PNG"
+    if data[:3] == b"\xff\xd8\xff":
+        return "JPEG"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data[:6] in (b"GIF87a", b"GIF89a"):
+        return "GIF"
+    return "BMP" if data[:2] == b"BM" else None
+
+
+def _read_file(path: Path, limits: DecodeLimits) -> bytes:
+    try:
+        with open(path, "rb") as stream:
+            data = stream.read(limits.max_bytes + 1)  # never more, whatever the file system says its size is
+    except (FileNotFoundError, NotADirectoryError):
+        raise ImageError(RejectReason.MISSING_IMAGE, f"there is no picture at {path}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        detail = error.strerror if isinstance(error, OSError) else error
+        raise ImageError(RejectReason.UNREADABLE_IMAGE, f"the picture {path} cannot be read: {detail}") from None
+    return data
+
+
+def _open(data: bytes, limits: DecodeLimits) -> Image.Image:
+    if not data:
+        raise ImageError(RejectReason.EMPTY_IMAGE, "the picture is empty (0 bytes)")
+    if len(data) > limits.max_bytes:
+        raise ImageError(RejectReason.TOO_MANY_BYTES, f"the picture has more than {limits.max_bytes:,} bytes; make it smaller")
+    kind = image_format(data)
+    if kind is None:
+        raise ImageError(RejectReason.NOT_AN_IMAGE, "this is no picture: expected a PNG, JPEG, WebP, GIF or BMP file")
+    try:
+        return Image.open(io.BytesIO(data), formats=[kind])
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _too_many_pixels("too many", limits) from None
+    except Exception as error:  # Pillow's header parsers raise almost anything on hostile bytes
+        raise _damaged(kind, error) from None
+
+
+def _to_upright_rgb(image: Image.Image, limits: DecodeLimits) -> Image.Image:
+    _check_size(image.size, limits)
+    try:
+        image.load()
+        orientation = _orientation(image)
+        rgb = to_rgb(image)
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # so do its decoders
+        raise _damaged(image.format or image.mode, error) from None
+    upright = rgb.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else rgb
+    upright.info.clear()
+    return upright
+
+
+def _check_size(size: tuple[int, int], limits: DecodeLimits) -> None:
+    width, height = size
+    if width * height > limits.max_pixels:
+        raise _too_many_pixels(f"{width}×{height}", limits)
+    if min(size) < 1:
+        raise ImageError(RejectReason.EMPTY_IMAGE, f"the picture has no pixels ({width}×{height})")
+    if max(size) > limits.max_aspect * min(size):
+        message = f"the picture is {width}×{height}: one side is more than {limits.max_aspect:g} times the other"
+        raise ImageError(RejectReason.TOO_ELONGATED, message)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # a broken EXIF block must not cost the picture: it is then shown as stored
+        return 1
+
+
+def _too_many_pixels(size: str, limits: DecodeLimits) -> ImageError:
+    message = f"the picture has {size} pixels, at most {limits.max_pixels / 1e6:g} million are accepted; make it smaller"
+    return ImageError(RejectReason.TOO_MANY_PIXELS, message)
+
+
+def _damaged(kind: str, error: Exception) -> ImageError:
+    if "truncat" in str(error).lower() or isinstance(error, EOFError):
+        return ImageError(RejectReason.TRUNCATED_IMAGE, f"the {kind} picture is cut off: its end is missing")
+    detail = str(error)[:100] or type(error).__name__
+    return ImageError(RejectReason.CORRUPT_IMAGE, f"the {kind} picture is damaged: {detail}")
