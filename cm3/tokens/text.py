@@ -61,7 +61,7 @@ class BPETextTokenizer:
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         )
-        tokenizer.train_from_iterator((_require_encodable(text) for text in corpus), trainer)
+        tokenizer.train_from_iterator((require_encodable(text) for text in corpus), trainer)
         return cls(tokenizer)
 
     def encode(self, text: str) -> list[int]:
@@ -74,7 +74,7 @@ class BPETextTokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of many texts at once, several times faster than one by one."""
         for text in texts:
-            _require_encodable(text)
+            require_encodable(text)
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids or [self._space_id] for encoding in encodings]
 
@@ -105,7 +105,8 @@ class BPETextTokenizer:
         return json.dumps(json.loads(self._tokenizer.to_str()), ensure_ascii=False, indent=1) + "\n"
 
 
-def _require_encodable(text: str) -> str:
+def require_encodable(text: str) -> str:
+    """Return `text`; raises `InputError` when it holds lone surrogates, which no UTF-8 writes."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
