@@ -167,7 +167,7 @@ class DocumentTokenizer:
 
         if self.image_tokenizer is None:
             raise UsageError("decoding codes to pictures needs an image tokenizer; give one to DocumentTokenizer")
-        codes = [segment.codes for segment in segments if isinstance(segment, ImageSegment)]
+        codes = [segment.codes for segment in segments if isinstance(segment, ImageSegment) and segment.codes is not None]
         if not codes:
             return segments
         pixels = self.image_tokenizer.decode(torch.from_numpy(np.stack(codes)))  # (B, 3, Y, X)
@@ -220,4 +220,5 @@ def _split_leniently(ids: np.ndarray, vocab: Vocab) -> list[np.ndarray]:
     kinds = np.where(vocab.is_image(ids), 2, np.where(vocab.is_text(ids), 1, 0))  # (T,) 2 image, 1 text, 0 neither
     starts = np.flatnonzero(np.diff(kinds, prepend=-1))
     runs = [run for run in np.split(ids, starts[1:]) if len(run)]
-    return [run for run in runs if vocab.is_text(int(run[0])) or (vocab.is_image(int(run[0])) and len(run) == vocab.num_image_tokens)]
+    whole = [vocab.is_text(int(run[0])) or (vocab.is_image(int(run[0])) and len(run) == vocab.num_image_tokens) for run in runs]
+    return [run for run, keep in zip(runs, whole) if keep]

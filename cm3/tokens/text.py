@@ -39,7 +39,7 @@ class BPETextTokenizer:
         text_ids = [id_ for token, id_ in tokenizer.get_vocab().items() if token not in specials]
         self.first_id = min(text_ids)
         self.vocab_size = max(text_ids) + 1 - self.first_id
-        self._space_id: int = tokenizer.token_to_id("Ġ")  # the byte 0x20 in the alphabet of byte-level BPE
+        self._space_id = int(tokenizer.get_vocab()["Ġ"])  # the byte 0x20 in the alphabet of byte-level BPE
 
     @classmethod
     def train(cls, corpus: Iterable[str], vocab_size: int, num_masks: int = 16) -> BPETextTokenizer:

@@ -14,11 +14,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, TypeVar
+from itertools import pairwise
+from typing import Any
 
 from cm3.core.errors import UsageError
 
-Ids = TypeVar("Ids")  # an int, a NumPy array or a torch tensor of ids
 AFTER = -1  # "right after what comes before", in place of an id
 
 
@@ -97,13 +97,13 @@ class Vocab:
         """Which ids are sentinels `<mask:i>`; shapes as for `is_text`."""
         return self._within(ids, self.mask_start, self.mask_stop)
 
-    def image_ids(self, codes: Ids) -> Ids:
+    def image_ids(self, codes: Any) -> Any:
         """Codes in [0, codebook_size) → token ids (int, array or tensor)."""
-        return codes + self.image_start  # type: ignore[operator]
+        return codes + self.image_start
 
-    def codes(self, ids: Ids) -> Ids:
+    def codes(self, ids: Any) -> Any:
         """Image token ids → codes in [0, codebook_size) (int, array or tensor)."""
-        return ids - self.image_start  # type: ignore[operator]
+        return ids - self.image_start
 
     def special_tokens(self) -> dict[str, int]:
         """Spelling → id of every special token, in the order of the default layout."""
@@ -153,9 +153,11 @@ class Vocab:
         ranges = sorted(self._ranges(), key=lambda entry: entry[1])
         if ranges[0][1] < 0:
             raise UsageError(f"{ranges[0][0]} starts at {ranges[0][1]}; ids must not be negative")
-        for (name, start, stop), (other, other_start, other_stop) in zip(ranges, ranges[1:]):
+        for (name, start, stop), (other, other_start, other_stop) in pairwise(ranges):
             if other_start < stop:
-                raise UsageError(f"id ranges overlap: {name} is {start}..{stop - 1} and {other} is {other_start}..{other_stop - 1}")
+                raise UsageError(
+                    f"id ranges overlap: {name} is {start}..{stop - 1} and {other} is {other_start}..{other_stop - 1}"
+                )
         needed = max(stop for _, _, stop in ranges)
         if self.size < needed:
             raise UsageError(f"size={self.size} is too small: the ranges reach id {needed - 1}; use at least {needed}")
