@@ -7,7 +7,7 @@ as `run.json` beside its result, so that every result says how it was made.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -36,11 +36,19 @@ def load_run(model: type[Config], path: Path | None, overrides: Sequence[str] = 
     values = _read_toml(path) if path is not None else {}
     for override in overrides:
         _apply_override(values, override)
+    return validate(model, values, str(path) if path is not None else "")
+
+
+def validate(model: type[Config], values: Mapping[str, Any], where: str = "") -> Config:
+    """`values` as a `model`; `where` says in messages whose values they are.
+
+    Raises `UsageError` for an unknown key (with the nearest known one), a wrong type or value.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        where = f"{path}: " if path is not None else ""
-        raise UsageError(where + "; ".join(_explain(model, problem) for problem in error.errors())) from None
+        prefix = f"{where}: " if where else ""
+        raise UsageError(prefix + "; ".join(_explain(model, problem) for problem in error.errors())) from None
 
 
 def write_resolved(config: RunConfig, folder: Path) -> Path:
