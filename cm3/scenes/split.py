@@ -72,11 +72,17 @@ def _place(item: SceneObject) -> tuple[str, str, Cell]:
     return item.shape, item.color, item.cell
 
 
+def is_held_out_relation(first: SceneObject, relation: str, second: SceneObject) -> bool:
+    """Whether the triple, read from either side, is held out; says nothing about where the two objects stand."""
+    if relation in ("right of", "below"):
+        first, second, relation = second, first, {"right of": "left of", "below": "above"}[relation]
+    return ((first.shape, first.color), relation, (second.shape, second.color)) in HELD_OUT_RELATIONS
+
+
 def _held_out_relations(scene: Scene) -> list[tuple[SceneObject, str, SceneObject]]:
     return [
         (first, relation, second)
         for first, second in permutations(scene.objects, 2)
         for relation in ("left of", "above")
-        if ((first.shape, first.color), relation, (second.shape, second.color)) in HELD_OUT_RELATIONS
-        and holds(first, relation, second)
+        if is_held_out_relation(first, relation, second) and holds(first, relation, second)
     ]

@@ -157,11 +157,11 @@ class WorldConfig(RunConfig):
     texture        0 plain background, 1 a soft gradient, 2 gradient and noise
     """
 
-    image_size: int = Field(48, ge=24, le=1536)
-    max_objects: int = Field(3, ge=1, le=GRID * GRID)
+    image_size: int = Field(default=48, ge=24, le=1536)
+    max_objects: int = Field(default=3, ge=1, le=GRID * GRID)
     object_weights: tuple[float, ...] = ()
-    jitter: int = Field(0, ge=0)
-    texture: int = Field(0, ge=0, le=2)
+    jitter: int = Field(default=0, ge=0)
+    texture: int = Field(default=0, ge=0, le=2)
 
     @property
     def cell_size(self) -> int:
