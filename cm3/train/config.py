@@ -1,0 +1,62 @@
+"""`TrainConfig`: every setting of a training run, as a section of a run file. Imports no torch.
+
+Flows in: a TOML section or keyword arguments. Flows out: an immutable record that `train` reads and every checkpoint repeats.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from cm3.core.runfile import RunConfig
+
+
+class TrainConfig(RunConfig):
+    """Settings of one run of `cm3.train.loop.train`.
+
+    Length: `steps` optimizer updates; each sees `accumulation_steps` micro-batches on every process.
+    Optimizer: `optimizer` "adamw", or "muon" for hidden matrices with AdamW for the rest; a parameter group's own "lr" or
+    "weight_decay" goes before `learning_rate` and `weight_decay`; `clip_norm` None leaves gradients as they are.
+    Schedule: linear warm-up over `warmup_steps`, then `schedule`, ending at `min_lr_ratio` times the learning rate; "wsd" decays
+    linearly over the last `decay_fraction` of the steps; "polynomial" decays with exponent `power`.
+    Averaging: `ema_decay` keeps an exponential moving average of the weights, which evaluation then uses.
+    Numbers: `precision` "auto" is bf16 autocast on a GPU and fp32 on a CPU (where bf16 is about 100 times slower);
+    `compile` runs every trained module through torch.compile; `device` "cpu" ignores a GPU.
+    Habits: save every `checkpoint_every` steps (0: only at the end or when stopped) and keep the newest `keep_checkpoints`;
+    evaluate every `eval_every` steps (0: only at the end); log a record every `log_every` steps; `tensorboard` also writes
+    TensorBoard events when that package is installed.
+    """
+
+    steps: int = Field(1000, ge=1)
+    seed: int = Field(0, ge=0)
+    accumulation_steps: int = Field(1, ge=1)
+
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    learning_rate: float = Field(1e-3, gt=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = Field(0.1, ge=0)
+    clip_norm: float | None = Field(1.0, gt=0)
+
+    warmup_steps: int = Field(0, ge=0)
+    schedule: Literal["constant", "cosine", "wsd", "polynomial"] = "cosine"
+    decay_fraction: float = Field(0.2, ge=0, le=1)
+    min_lr_ratio: float = Field(0.0, ge=0, le=1)
+    power: float = Field(1.0, gt=0)
+
+    ema_decay: float | None = Field(None, ge=0, lt=1)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False
+    device: Literal["auto", "cpu"] = "auto"
+
+    checkpoint_every: int = Field(500, ge=0)
+    keep_checkpoints: int = Field(2, ge=1)
+    eval_every: int = Field(0, ge=0)
+    log_every: int = Field(10, ge=1)
+    tensorboard: bool = True
+
+    @model_validator(mode="after")
+    def _betas_below_one(self) -> TrainConfig:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must lie in [0, 1), got {self.betas}")
+        return self

@@ -1,0 +1,51 @@
+"""Exponential moving average of weights: kept beside the live ones, exchanged with them for an evaluation.
+
+Polyak and Juditsky 1992; the warm-up of the decay is the usual one of TensorFlow and diffusion trainers: without it, a
+short run would average in its random initialization.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+def ema_decay_at(step: int, decay: float) -> float:
+    """The decay after `step` updates (from 1): grows as (1 + step) / (10 + step) up to `decay`."""
+    return min(decay, (1.0 + step) / (10.0 + step))
+
+
+class EMA:
+    """The averaged copies of `parameters` (full name → live parameter)."""
+
+    def __init__(self, parameters: Mapping[str, Tensor], decay: float) -> None:
+        self.decay = decay
+        self._live = dict(parameters)
+        self.average = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move the averages towards the live weights after update number `step` (from 1)."""
+        torch._foreach_lerp_(list(self.average.values()), list(self._live.values()), 1.0 - ema_decay_at(step, self.decay))
+
+    @torch.no_grad()
+    def load(self, average: Mapping[str, Tensor]) -> None:
+        """Take over saved averages. Raises KeyError for a missing name, RuntimeError for another shape."""
+        for name, mine in self.average.items():
+            mine.copy_(average[name])
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Exchange live and averaged weights for the block (storages are exchanged, nothing is copied)."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    def _exchange(self) -> None:
+        for name, parameter in self._live.items():
+            parameter.data, self.average[name] = self.average[name], parameter.data

@@ -1,0 +1,138 @@
+"""Metrics of a run: averaged between two records without touching the device, written as JSON lines and TensorBoard events.
+
+`RUN/metrics.jsonl` holds one record per line: {"kind": "train" | "eval", "step", "seconds", and the figures}. After a restart the
+lines behind the resumed step are dropped, so the file reads like that of an uninterrupted run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from torch import Tensor
+
+from cm3.core.artefact import storage_errors, write_text
+from cm3.train.task import Metrics
+
+Record = dict[str, Any]
+
+
+class Meter:
+    """Weighted means of metrics since the last record; tensors stay on their device until then."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[Tensor | float]] = defaultdict(list)
+        self._weights: dict[str, list[Tensor | float]] = defaultdict(list)
+
+    def add(self, metrics: Metrics, weight: Tensor | float = 1.0, prefix: str = "") -> None:
+        """Remember one micro-batch's `metrics`, which count `weight`."""
+        for name, value in metrics.items():
+            self._values[prefix + name].append(value.detach() if isinstance(value, Tensor) else value)
+            self._weights[prefix + name].append(weight)
+
+    def collect(self, accelerator: Accelerator) -> dict[str, float]:
+        """The means over everything added, on all processes, and start over. Every process must have added the same names.
+
+        "tokens" is a count, not a measurement: it is summed.
+        """
+        names = sorted(self._values)
+        sums = torch.zeros(len(names), 2, dtype=torch.float64)  # (names, [weighted sum, weight])
+        for row, name in enumerate(names):
+            values, weights = _stack(self._values[name]), _stack(self._weights[name])  # (n,), (n,)
+            sums[row, 0] = values.sum() if name == "tokens" else (values * weights).sum()
+            sums[row, 1] = weights.sum()
+        self._values.clear()
+        self._weights.clear()
+        if accelerator.num_processes > 1:
+            # gloo and NCCL both reduce float32 everywhere; float64 is missing on some accelerators
+            sums = accelerator.reduce(sums.float().to(accelerator.device), "sum").double().cpu()
+        return {name: float(total if name == "tokens" else total / weight) for name, (total, weight) in zip(names, sums.tolist())}
+
+
+class RunLog:
+    """Writes the records of one run; `history` holds all of them, earlier restarts included. Only `main` writes."""
+
+    def __init__(self, run_dir: Path, step: int, main: bool, tensorboard: bool) -> None:
+        self._run_dir, self._main = run_dir, main
+        self.path = run_dir / "metrics.jsonl"
+        self.history = [record for record in read_records(self.path) if record["step"] <= step]
+        self._stack = ExitStack()
+        self._board: Any = None
+        if main:
+            text = "".join(json.dumps(record) + "\n" for record in self.history)
+            write_text(self.path, text)
+            with storage_errors(self.path):
+                self._stream = self._stack.enter_context(self.path.open("a", encoding="utf-8"))
+            self._board = _tensorboard_writer(run_dir, step) if tensorboard else None
+
+    def write(self, kind: str, step: int, seconds: float, figures: Mapping[str, float]) -> None:
+        """Append one record; figures that are not finite become null, which JSON can hold."""
+        shown = {name: float(value) if math.isfinite(value) else None for name, value in figures.items()}
+        record: Record = {"kind": kind, "step": step, "seconds": round(seconds, 3), **shown}
+        self.history.append(record)
+        if not self._main:
+            return
+        with storage_errors(self.path):
+            self._stream.write(json.dumps(record) + "\n")
+            self._stream.flush()
+        if self._board is not None:
+            for name, value in shown.items():
+                if value is not None:
+                    self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def write_pictures(self, step: int, pictures: Mapping[str, Image.Image]) -> None:
+        """Save pictures as `RUN/pictures/step-XXXXXXXX-NAME.png`."""
+        if not self._main:
+            return
+        folder = self._run_dir / "pictures"
+        with storage_errors(folder):
+            folder.mkdir(exist_ok=True)
+            for name, picture in pictures.items():
+                picture.save(folder / f"step-{step:08d}-{name}.png")
+
+    def close(self) -> None:
+        """Close the files."""
+        self._stack.close()
+        if self._board is not None:
+            self._board.close()
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of a metrics file; a last line cut off by a crash is left out."""
+    if not path.exists():
+        return []
+    records = []
+    with suppress(ValueError):
+        for line in path.read_text("utf-8").splitlines():
+            records.append(json.loads(line))
+    return records
+
+
+def _stack(values: list[Tensor | float]) -> Tensor:
+    """(n,) float64 on the CPU, with one transfer for all tensors."""
+    if not any(isinstance(value, Tensor) for value in values):
+        return torch.tensor(values, dtype=torch.float64)
+    device = next(value.device for value in values if isinstance(value, Tensor))
+    return torch.stack([torch.as_tensor(value, device=device).float() for value in values]).double().cpu()
+
+
+def _tensorboard_writer(run_dir: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1)

@@ -1,0 +1,66 @@
+"""What a trainer brings to the loop: the `TrainingTask` protocol and `Shard`, its share of a step's data.
+
+A task owns the networks, the data and the losses; the loop owns optimizers, schedule, precision, checkpoints and logging.
+
+How losses are normalized. `loss` returns the mean over its micro-batch. When micro-batches count unequally (a different
+number of trained tokens in each), the task adds the metric "weight" = the sum of its loss weights; the gradient is then
+the exact weighted mean over all micro-batches and processes, sum(weight * loss) / sum(weight), whatever way the step was cut.
+Without "weight" every micro-batch counts 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+from PIL import Image
+from torch import Tensor, nn
+
+Metrics: TypeAlias = dict[str, Tensor | float]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `index` of the `count` equal parts of one step's data: processes times micro-batches."""
+
+    index: int
+    count: int
+
+
+class TrainingTask(Protocol):
+    """Everything the loop needs to know of what is trained.
+
+    `modules` are saved (parameters and buffers), restored, moved to the device and wrapped for several processes; the loop
+    replaces the entries by the wrapped ones, so a task must always reach its networks through `self.modules`.
+    The first entry of `parameter_groups` is the main optimizer: its weights are averaged when `ema_decay` is set.
+    """
+
+    modules: dict[str, nn.Module]
+
+    def parameter_groups(self) -> dict[str, list[dict[str, Any]]]:
+        """Optimizer name → parameter groups as torch.optim takes them ("params", and optionally "lr", "weight_decay",
+        "hidden": True for the matrices that Muon may update). `cm3.train.optimizers.split_decay` makes them."""
+
+    def batch(self, step: int, shard: Shard) -> Any:
+        """The data of `shard` in `step` (from 0): tensors, or lists, tuples, dicts and dataclasses of them.
+
+        A pure function of its arguments and the task's seed: that is why resuming needs no loader state.
+        """
+
+    def loss(self, name: str, batch: Any, step: int) -> tuple[Tensor | None, Metrics]:
+        """Mean loss (0-d) of optimizer `name` on `batch`, and metrics (0-d tensors or numbers) to log.
+
+        A loss of None skips this optimizer in this step. Reserved metrics: "weight" (see the module text) and "tokens",
+        the number of tokens in the batch, which is logged as `tokens_per_s`.
+        """
+
+    def evaluate(self) -> dict[str, float]:
+        """Held-out metrics; called in evaluation mode, without gradients, with averaged weights if there are any."""
+
+
+@runtime_checkable
+class PictureTask(Protocol):
+    """A task that also shows pictures: they are saved after every evaluation, under the same conditions as `evaluate`."""
+
+    def pictures(self) -> dict[str, Image.Image]:
+        """Name (usable as a file name) → picture."""
