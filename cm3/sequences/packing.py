@@ -1,0 +1,37 @@
+"""Best-fit decreasing bin packing: many short documents into few rows of one length, none cut, none lost."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cm3.core.errors import UsageError
+
+
+def pack(lengths: np.ndarray, row_length: int) -> list[list[int]]:
+    """Assign documents to rows: a list of rows, each the indices into `lengths` (N,) it holds, in the order given.
+
+    The longest document is placed first, each into the row where the least room is left over; a new row is opened when
+    none has room. Equal lengths keep their order, so the result is a function of `lengths` alone. Raises `UsageError`
+    for a document longer than a row.
+    """
+    if len(lengths) and int(lengths.max()) > row_length:
+        raise UsageError(f"a document of {int(lengths.max())} tokens does not fit a row of {row_length}; use longer rows")
+    rows: list[list[int]] = []
+    with_room: list[list[int]] = [[] for _ in range(row_length + 1)]  # free tokens → rows with exactly that many
+    rooms = 0  # bit f is set when some row has f free tokens: the tightest fit is the lowest set bit from `length` up
+    for index in np.argsort(-lengths, kind="stable").tolist():
+        length = int(lengths[index])
+        fitting = rooms >> length
+        if fitting:
+            free = length + (fitting & -fitting).bit_length() - 1
+            row = with_room[free].pop()
+            if not with_room[free]:
+                rooms ^= 1 << free
+            rows[row].append(index)
+        else:
+            free, row = row_length, len(rows)
+            rows.append([index])
+        left = free - length
+        with_room[left].append(row)
+        rooms |= 1 << left
+    return [sorted(row) for row in rows]
