@@ -8,8 +8,13 @@ Metadata (EXIF, GPS, profiles, comments) never leaves this function. Color profi
 from __future__ import annotations
 
 import io
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image
 
@@ -50,18 +55,16 @@ def decode_image(source: bytes | Path | str | Image.Image, limits: DecodeLimits 
     """
     if isinstance(source, Image.Image):
         return _to_upright_rgb(source, limits)
-    data = source if isinstance(source, bytes) else _read_file(Path(source), limits)
-    with _open(data, limits) as image:
+    with _stream(source) as stream, _open(stream, limits) as image:
         return _to_upright_rgb(image, limits)
 
 
-def check_header(source: bytes | Path, limits: DecodeLimits = DEFAULT_LIMITS) -> tuple[int, int]:
+def check_header(source: bytes | Path | str, limits: DecodeLimits = DEFAULT_LIMITS) -> tuple[int, int]:
     """The stored (width, height) of encoded bytes or a file, after every check that needs no decoding.
 
     Raises `ImageError` as `decode_image` does.
     """
-    data = source if isinstance(source, bytes) else _read_file(source, limits)
-    with _open(data, limits) as image:
+    with _stream(source) as stream, _open(stream, limits) as image:
         _check_size(image.size, limits)
         return image.size
 
@@ -79,28 +82,38 @@ def image_format(data: bytes) -> str | None:
     return "BMP" if data[:2] == b"BM" else None
 
 
-def _read_file(path: Path, limits: DecodeLimits) -> bytes:
+@contextmanager
+def _stream(source: bytes | Path | str) -> Iterator[BinaryIO]:
+    if isinstance(source, bytes):
+        yield io.BytesIO(source)
+        return
     try:
-        with open(path, "rb") as stream:
-            data = stream.read(limits.max_bytes + 1)  # never more, whatever the file system says its size is
+        if not stat.S_ISREG(os.stat(source).st_mode):  # opening a pipe would wait, reading a device never ends
+            raise ImageError(RejectReason.UNREADABLE_IMAGE, f"{source} is not a file; expected a picture")
+        stream = open(source, "rb")  # noqa: SIM115 - closed below; only the opening may raise here
     except (FileNotFoundError, NotADirectoryError):
-        raise ImageError(RejectReason.MISSING_IMAGE, f"there is no picture at {path}") from None
+        raise ImageError(RejectReason.MISSING_IMAGE, f"there is no picture at {source}") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         detail = error.strerror if isinstance(error, OSError) else error
-        raise ImageError(RejectReason.UNREADABLE_IMAGE, f"the picture {path} cannot be read: {detail}") from None
-    return data
+        raise ImageError(RejectReason.UNREADABLE_IMAGE, f"the picture {source} cannot be read: {detail}") from None
+    with stream:
+        yield stream
 
 
-def _open(data: bytes, limits: DecodeLimits) -> Image.Image:
-    if not data:
+def _open(stream: BinaryIO, limits: DecodeLimits) -> Image.Image:
+    num_bytes = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    if num_bytes == 0:
         raise ImageError(RejectReason.EMPTY_IMAGE, "the picture is empty (0 bytes)")
-    if len(data) > limits.max_bytes:
-        raise ImageError(RejectReason.TOO_MANY_BYTES, f"the picture has more than {limits.max_bytes:,} bytes; make it smaller")
-    kind = image_format(data)
+    if num_bytes > limits.max_bytes:
+        message = f"the picture has {num_bytes:,} bytes, at most {limits.max_bytes:,} are accepted; make it smaller"
+        raise ImageError(RejectReason.TOO_MANY_BYTES, message)
+    kind = image_format(stream.read(16))
     if kind is None:
         raise ImageError(RejectReason.NOT_AN_IMAGE, "this is no picture: expected a PNG, JPEG, WebP, GIF or BMP file")
+    stream.seek(0)
     try:
-        return Image.open(io.BytesIO(data), formats=[kind])
+        return Image.open(stream, formats=[kind])
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_many_pixels("too many", limits) from None
     except Exception as error:  # Pillow's header parsers raise almost anything on hostile bytes

@@ -1,0 +1,205 @@
+"""Writing documents in the public formats that the readers read: WebDataset shards, or JSONL with picture files.
+
+The result is a folder written whole or not at all (`cm3.core.artefact`), and its bytes depend on the documents alone:
+tar headers carry no time, user or host. Decoded pictures become PNG; encoded bytes and files are copied as they are; codes
+stay codes. What is written reads back as the same documents (ids, segments, order, meta).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import json
+import re
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from cm3.core.artefact import MANIFEST, write_json, writing
+from cm3.core.errors import InputError
+from cm3.core.registry import Registry
+from cm3.documents.document import Document, ImageSegment, TextSegment
+from cm3.documents.images import image_format
+from cm3.documents.readers.jsonl import DOCUMENTS_FILE
+from cm3.documents.readers.webdataset import OWN_KEY
+from cm3.documents.records import segment_to_json
+from cm3.documents.tar_members import sidecar_json, sidecar_path
+from cm3.documents.texts import check_key
+
+WRITERS = Registry(
+    "writer",
+    {
+        "webdataset": "cm3.documents.writers:write_webdataset",
+        "jsonl": "cm3.documents.writers:write_jsonl",
+    },
+)
+
+_SUFFIXES = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp", "GIF": "gif", "BMP": "bmp"}
+_SAFE_KEY = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_SAFE_PART = re.compile(r"[A-Za-z0-9_-]{1,40}")
+
+
+def write_documents(
+    documents: Iterable[Document],
+    out: Path | str,
+    format: str = "webdataset",
+    shard_size: int = 1000,
+    advance: Callable[[], object] | None = None,
+) -> int:
+    """Write `documents` into the folder `out` and return how many they were; a folder written before is replaced whole.
+
+    format: a name of `WRITERS`. shard_size: documents per tar (webdataset). advance: called after each document
+    (`bar.advance` of `cm3.core.progress`).
+
+    Raises `InputError` for an id that occurs twice or can't be a key, for a picture that can't be decoded, and when `out`
+    holds something that was not written here; `StorageError` when the disk is full.
+    """
+    out = Path(out)
+    write = WRITERS.get(format)
+    if out.exists() and not (out / MANIFEST).is_file() and (out.is_file() or any(out.iterdir())):
+        raise InputError(f"{out} exists and holds other things; choose a new folder")
+    with writing(out, kind="documents", provenance={"format": format}) as folder:
+        return write(_checked(documents, advance), folder, shard_size)
+
+
+def write_webdataset(documents: Iterator[Document], folder: Path, shard_size: int) -> int:
+    """Tars `000000.tar`, `000001.tar` … with `NAME.tar.json` (count, SHA-256) beside each."""
+    if shard_size < 1:
+        raise InputError(f"the shard size is {shard_size}, expected at least one document per tar")
+    total = 0
+    for number in itertools.count():
+        batch = itertools.islice(documents, shard_size)
+        if (first := next(batch, None)) is None:
+            return total
+        path = folder / f"{number:06d}.tar"
+        num_samples = num_members = 0
+        with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+            for document in itertools.chain([first], batch):
+                num_members += _add_sample(archive, document)
+                num_samples += 1
+        write_json(sidecar_path(path), sidecar_json(path, num_samples, num_members))
+        total += num_samples
+    return total
+
+
+def write_jsonl(documents: Iterator[Document], folder: Path, shard_size: int) -> int:
+    """`documents.jsonl` and the pictures under `images/`; `shard_size` does not apply."""
+    images = folder / "images"
+    images.mkdir()
+    total = 0
+    with open(folder / DOCUMENTS_FILE, "w", encoding="utf-8") as lines:
+        for document in documents:
+            key = file_key(document.id)
+            segments = []
+            for number, segment in enumerate(document.segments):
+                path = None
+                if isinstance(segment, ImageSegment) and (encoded := encoded_image(segment)) is not None:
+                    data, suffix = encoded
+                    path = f"images/{key}.{number}.{suffix}"
+                    (folder / path).write_bytes(data)
+                segments.append(segment_to_json(segment, path))
+            lines.write(_json({"id": document.id, "segments": segments, "meta": dict(document.meta)}) + "\n")
+            total += 1
+    return total
+
+
+def encoded_image(segment: ImageSegment) -> tuple[bytes, str] | None:
+    """The bytes of the picture that `segment.load()` would give, and their file suffix; None when it holds only codes.
+
+    Raises `ImageError`.
+    """
+    if segment.image is None and segment.encoded is None and segment.path is None:
+        return None
+    data = segment.encoded
+    if segment.image is None and data is None and segment.path is not None:
+        data = segment.path.read_bytes() if segment.path.is_file() else None
+    kind = None if segment.image is not None or data is None else image_format(data)
+    if data is not None and kind is not None:
+        return data, _SUFFIXES[kind]
+    buffer = io.BytesIO()
+    segment.load().save(buffer, format="PNG")
+    return buffer.getvalue(), "png"
+
+
+def file_key(id: str) -> str:
+    """The key under which the document called `id` is stored: the id itself where it is a plain name, else a safe form."""
+    if _SAFE_KEY.fullmatch(id):
+        return id
+    digest = hashlib.sha256(id.encode("utf-8")).hexdigest()[:16]
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", id)[:60] + "-" + digest
+
+
+def _checked(documents: Iterable[Document], advance: Callable[[], object] | None) -> Iterator[Document]:
+    seen: set[str] = set()
+    for document in documents:
+        check_key(document.id)
+        if document.id in seen:
+            raise InputError(f"two documents have the id {document.id!r}; every id must be its own")
+        seen.add(document.id)
+        yield document
+        if advance is not None:
+            advance()
+
+
+def _add_sample(archive: tarfile.TarFile, document: Document) -> int:
+    """Add the members of one sample and return their number."""
+    key = file_key(document.id)
+    names = _part_names(document)
+    members: list[tuple[str, bytes]] = []
+    segments: list[dict[str, Any]] = []
+    pictures = iter(names)
+    for segment in document.segments:
+        path = None
+        if isinstance(segment, ImageSegment):
+            name = next(pictures)
+            if (encoded := encoded_image(segment)) is not None:
+                members.append((f"{key}.{name}.{encoded[1]}" if name else f"{key}.{encoded[1]}", encoded[0]))
+                path = name
+        segments.append(segment_to_json(segment, path))
+    if document.text.strip():
+        members.append((f"{key}.txt", document.text.strip().encode("utf-8")))
+    record = _sample_json(document, key, names, segments)
+    if record:
+        members.append((f"{key}.json", _json(record).encode("utf-8")))
+    for name, data in members:
+        info = tarfile.TarInfo(name)  # mtime, uid and gid are 0, mode 0644
+        info.size = len(data)
+        archive.addfile(info, io.BytesIO(data))
+    return len(members)
+
+
+def _part_names(document: Document) -> list[str]:
+    """A name for every image segment, in order: none for a single picture, those in the meta where they fit, else numbers."""
+    count = len(document.images)
+    stated = document.meta.get("images")
+    if isinstance(stated, list | tuple) and all(isinstance(name, str) and _SAFE_PART.fullmatch(name) for name in stated):
+        if len(stated) == count == len(set(stated)):
+            return list(stated)
+    return [""] if count == 1 else [f"{number:04d}" for number in range(count)]
+
+
+def _sample_json(document: Document, key: str, names: list[str], segments: list[dict[str, Any]]) -> dict[str, Any]:
+    """The meta, plus what the plain rule of the format (text first, then pictures by name) would not give back."""
+    own: dict[str, Any] = {}
+    if document.id != key:
+        own["id"] = document.id
+    if not _is_plain(document, names):
+        own["segments"] = segments
+    return {**document.meta, **({OWN_KEY: own} if own else {})}
+
+
+def _is_plain(document: Document, names: list[str]) -> bool:
+    texts = [segment for segment in document.segments if isinstance(segment, TextSegment)]
+    text_first = not any(isinstance(segment, TextSegment) for segment in document.segments[1:])
+    stripped = len(texts) <= 1 and document.text == document.text.strip()
+    stored = all(segment.image or segment.encoded or segment.path for segment in document.images)
+    return text_first and stripped and stored and names == sorted(names)
+
+
+def _json(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the meta of a document is no JSON: {error}") from None
