@@ -4,8 +4,6 @@ The defaults are the small modern variant (rotary positions, LayerNorm without a
 published ones: CM3Leon (Yu et al. 2023, arXiv 2309.02591 section 3 and table 3), Chameleon (arXiv 2405.09818 section 2.3).
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict

@@ -61,6 +61,14 @@ class CM3HeadNorm(nn.Module):
         return F.layer_norm(x, self.head_shape, self.weight, None, self.eps)
 
 
+class ResidualOutput(nn.Linear):
+    """The last matrix of a residual branch; a type of its own because its initialization is scaled."""
+
+
+class LearnedPositions(nn.Embedding):
+    """Absolute position vectors; a type of its own because its initialization differs from that of the tokens."""
+
+
 class CM3Attention(nn.Module):
     """Multi-head (or grouped-query) self-attention through transformers' attention interface."""
 
@@ -75,7 +83,7 @@ class CM3Attention(nn.Module):
         self.q_proj = nn.Linear(width, heads * self.head_dim, bias=bias)
         self.k_proj = nn.Linear(width, kv_heads * self.head_dim, bias=bias)
         self.v_proj = nn.Linear(width, kv_heads * self.head_dim, bias=bias)
-        self.o_proj = nn.Linear(heads * self.head_dim, width, bias=bias)
+        self.o_proj = ResidualOutput(heads * self.head_dim, width, bias=bias)
         self.q_norm = CM3HeadNorm(config, heads) if config.qk_norm != "none" else None
         self.k_norm = CM3HeadNorm(config, kv_heads) if config.qk_norm != "none" else None
 
@@ -130,7 +138,7 @@ class CM3MLP(nn.Module):
         width, inner = config.hidden_size, config.intermediate_size
         self.gate_proj = nn.Linear(width, inner, bias=False) if config.activation == "swiglu" else None
         self.up_proj = nn.Linear(width, inner, bias=False)
-        self.down_proj = nn.Linear(inner, width, bias=False)
+        self.down_proj = ResidualOutput(inner, width, bias=False)
         self.activation = ACTIVATIONS[config.activation]
 
     def forward(self, x: Tensor) -> Tensor:  # (B, T, D)
@@ -181,23 +189,18 @@ class CM3PreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Normal (optionally truncated) matrices; children are visited before their parents."""
+        """Normal (optionally truncated) matrices, gains of one, biases of zero."""
         config = self.config
-        if isinstance(module, nn.Linear | nn.Embedding):
+        if isinstance(module, LearnedPositions):
+            self._draw(module.weight, config.position_initializer_range)
+        elif isinstance(module, ResidualOutput):
+            self._draw(module.weight, config.initializer_range * config.residual_init_scale)
+        elif isinstance(module, nn.Linear | nn.Embedding):
             self._draw(module.weight, config.initializer_range)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                init.zeros_(module.bias)
-        elif isinstance(module, CM3Norm | CM3HeadNorm):
-            if module.weight is not None:
-                init.ones_(module.weight)
-            if isinstance(module, CM3HeadNorm) and module.bias is not None:
-                init.zeros_(module.bias)
-        elif isinstance(module, CM3Attention):
-            self._draw(module.o_proj.weight, config.initializer_range * config.residual_init_scale)
-        elif isinstance(module, CM3MLP):
-            self._draw(module.down_proj.weight, config.initializer_range * config.residual_init_scale)
-        elif isinstance(module, CM3Model) and module.embed_positions is not None:
-            self._draw(module.embed_positions.weight, config.position_initializer_range)
+        elif isinstance(module, CM3Norm | CM3HeadNorm) and module.weight is not None:
+            init.ones_(module.weight)
+        if isinstance(module, nn.Linear | CM3HeadNorm) and module.bias is not None:
+            init.zeros_(module.bias)
 
     def _draw(self, weight: Tensor, std: float) -> None:
         if std == 0.0:
@@ -217,7 +220,7 @@ class CM3Model(CM3PreTrainedModel):
         width = config.hidden_size
         self.embed_tokens = nn.Embedding(config.vocab_size, width)
         learned = config.position_embedding == "learned"
-        self.embed_positions = nn.Embedding(config.max_position_embeddings, width) if learned else None
+        self.embed_positions = LearnedPositions(config.max_position_embeddings, width) if learned else None
         grid = config.grid_shape if config.grid_embedding else None
         self.embed_rows = nn.Embedding(grid[0], width) if grid else None
         self.embed_columns = nn.Embedding(grid[1], width) if grid else None
