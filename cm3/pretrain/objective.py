@@ -1,0 +1,74 @@
+"""`TokenObjective`: the transformer together with its token loss, as one module that a batch goes through.
+
+Having the loss inside the module lets data-parallel and sharded wrappers see one forward call, and the logits never leave
+it: only rows with a weight are projected, and those in chunks (`cm3.pretrain.losses`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cm3.core.runfile import RunConfig
+from cm3.model import CM3ForCausalLM
+from cm3.pretrain.losses import balanced_weights, linear_cross_entropy
+from cm3.sequences.batch import Batch
+from cm3.tokens.vocab import Vocab
+
+
+class LossConfig(RunConfig):
+    """z_weight: Chameleon's z-loss factor (0: off; the paper uses 1e-5); image_weight: factor on the weights of image
+    targets, the text/image loss ratio (1: every token counts the same)."""
+
+    z_weight: float = 0.0
+    image_weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class TokenLoss:
+    """loss: 0-d weighted mean; weight: Σ of the token weights; token_losses: (N,) nats of the weighted tokens, detached;
+    is_image: (N,) bool, which of them are image codes."""
+
+    loss: Tensor
+    weight: Tensor
+    token_losses: Tensor
+    is_image: Tensor
+
+
+class TokenObjective(nn.Module):
+    """Batch → `TokenLoss`."""
+
+    def __init__(self, model: CM3ForCausalLM, vocab: Vocab, config: LossConfig) -> None:
+        super().__init__()
+        self.model, self.config = model, config
+        self.image_range = (vocab.image_start, vocab.image_stop)
+
+    def forward(self, batch: Batch) -> TokenLoss:
+        """Run the rows of `batch` (B, T) and compare what they predict with its targets where a weight stands."""
+        hidden = self.model.model(
+            input_ids=batch.tokens,
+            position_ids=batch.positions,
+            grid_positions=batch.grid_positions,
+            document_ids=batch.document_ids,
+        ).last_hidden_state  # (B, T, D)
+        counted = batch.loss_weights > 0  # (B, T)
+        targets = batch.targets[counted]  # (N,)
+        is_image = (targets >= self.image_range[0]) & (targets < self.image_range[1])
+        weights = balanced_weights(is_image, batch.loss_weights[counted], self.config.image_weight)
+        loss, token_losses = linear_cross_entropy(
+            hidden[counted], self.model.lm_head.weight, targets, weights, self.config.z_weight
+        )
+        return TokenLoss(loss, weights.sum(), token_losses, is_image)
+
+
+def bits_by_modality(losses: list[TokenLoss]) -> dict[str, float]:
+    """Mean bits per token of text and of image targets over several batches, and over all of them ("bits_per_token").
+
+    A modality that does not occur is left out.
+    """
+    token_losses = torch.cat([item.token_losses for item in losses]) / torch.log(torch.tensor(2.0))
+    is_image = torch.cat([item.is_image for item in losses])
+    groups = {"bits_per_text_token": ~is_image, "bits_per_image_token": is_image, "bits_per_token": is_image | ~is_image}
+    return {name: float(token_losses[group].mean()) for name, group in groups.items() if bool(group.any())}

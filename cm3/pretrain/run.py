@@ -1,0 +1,154 @@
+"""Pretraining as a command: token shards and a document tokenizer in, a language-model folder out.
+
+    tokens/ (shards) + tokenizer/ ──► SequenceLoader (objective, packing) ──► train ──► OUT/ (transformers layout + tokenizer)
+
+The loop's own files (checkpoints, metrics) live in OUT.run beside the result, so an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from cm3.core import artefact
+from cm3.core.errors import ArtefactError
+from cm3.core.runfile import RunConfig, write_resolved
+from cm3.core.seeding import torch_generator
+from cm3.model import CM3ForCausalLM
+from cm3.model.embedding_init import project_codebook, set_image_embeddings
+from cm3.model.presets import create_model, preset
+from cm3.pretrain.objective import LossConfig, TokenObjective
+from cm3.pretrain.task import TokenTask
+from cm3.sequences.batch import Batch
+from cm3.sequences.loader import LoaderConfig, SequenceLoader, one_pass
+from cm3.sequences.objectives import ObjectiveConfig
+from cm3.sequences.shards import TokenShards
+from cm3.tokens import DocumentTokenizer, Vocab
+from cm3.train.config import TrainConfig
+from cm3.train.loop import TrainResult, train
+
+CODEBOOK_FILE = "codebook.safetensors"
+KIND = "language_model"
+
+
+class ModelSection(RunConfig):
+    """preset: a name in `cm3.model.presets`; overrides: fields of `CM3Config` to replace; codebook_init: start the image
+    token embeddings from the code vectors of the image tokenizer, where the tokenizer folder has them."""
+
+    preset: str = "tiny"
+    overrides: dict[str, Any] = {}
+    codebook_init: bool = True
+
+
+class PretrainConfig(RunConfig):
+    """A pretraining run.
+
+    tokens: token shards (`cm3 tokenize`); tokenizer: the document tokenizer they were made with; held_out: shards for
+    evaluation, at most `held_out_documents` of them; out: where the language model goes.
+    """
+
+    tokens: Path
+    tokenizer: Path
+    out: Path
+    held_out: Path | None = None
+    held_out_documents: int = 512
+    model: ModelSection = ModelSection()
+    loader: LoaderConfig = LoaderConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+
+
+def pretrain(config: PretrainConfig) -> TrainResult:
+    """Train a fresh model as `config` says and write it to `config.out`.
+
+    Raises `ArtefactError` when shards and tokenizer do not belong together, and what `cm3.train.loop.train` raises.
+    """
+    tokenizer = DocumentTokenizer.load(config.tokenizer)
+    loader = SequenceLoader(TokenShards(config.tokens, tokenizer.vocab), tokenizer.vocab, config.loader, config.train.seed)
+    model = build_model(config.model, tokenizer.vocab, config.train.seed, _codebook(config))
+    objective = TokenObjective(model, tokenizer.vocab, config.loss)
+    task = TokenTask(objective, loader, held_out_batches(config, tokenizer.vocab))
+    run_dir = run_folder(config.out)
+    result = train(task, config.train, run_dir, label="pretraining")
+    write_resolved(config, run_dir)
+    save_language_model(config.out, model, tokenizer, result, {"config": config.model_dump(mode="json")})
+    return result
+
+
+def run_folder(out: Path) -> Path:
+    """Where the checkpoints and metrics of the run that makes `out` live."""
+    return out.with_name(f"{out.name}.run")
+
+
+def build_model(section: ModelSection, vocab: Vocab, seed: int, codebook: Tensor | None = None) -> CM3ForCausalLM:
+    """A fresh model for `vocab`; `codebook` (codebook_size, E) float starts the image token embeddings when given."""
+    fitting = {
+        "vocab_size": vocab.size,
+        "grid_shape": vocab.grid_shape,
+        "grid_embedding": True,
+        "image_start": vocab.image_start,
+        "image_stop": vocab.image_stop,
+        "pad_token_id": vocab.pad_id,
+        "bos_token_id": vocab.bos_id,
+        "eos_token_id": vocab.eos_id,
+    }
+    config = preset(section.preset, **{**fitting, **section.overrides})
+    model = create_model(config, seed)
+    if codebook is not None and section.codebook_init:
+        generator = torch_generator(seed, "codebook_init")
+        vectors = project_codebook(codebook, config.hidden_size, config.initializer_range, generator)
+        set_image_embeddings(model, vectors, vocab.image_start)
+    return model
+
+
+def held_out_batches(config: PretrainConfig, vocab: Vocab) -> list[Batch]:
+    """The held-out documents as batches, in plain order (no objective): bits per token are then those of the documents."""
+    if config.held_out is None:
+        return []
+    shards = TokenShards(config.held_out, vocab)
+    documents = [shards[index] for index in range(min(len(shards), config.held_out_documents))]
+    plain = config.loader.model_copy(update={"objective": ObjectiveConfig(name="causal")})
+    return list(one_pass(documents, vocab, plain))
+
+
+def save_language_model(
+    out: Path, model: CM3ForCausalLM, tokenizer: DocumentTokenizer, result: TrainResult, provenance: Mapping[str, Any]
+) -> None:
+    """Write model and tokenizer as one artefact folder; averaged weights replace the live ones where they were kept."""
+    state = model.state_dict()
+    for name, tensor in ((result.ema or {}).get("objective") or {}).items():
+        state[name.removeprefix("model.")] = tensor
+    model.load_state_dict(state)
+    with artefact.writing(out, kind=KIND, provenance={"steps": result.step, **provenance}) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save(folder)
+
+
+def load_language_model(path: Path) -> tuple[CM3ForCausalLM, DocumentTokenizer]:
+    """Model and tokenizer that `save_language_model` (or a model folder) holds, verified. Raises `ArtefactError`."""
+    artefact.verify(path)
+    tokenizer = DocumentTokenizer.load(path)
+    model = CM3ForCausalLM.from_pretrained(path, dtype=torch.float32)
+    if model.config.vocab_size != tokenizer.vocab.size:
+        raise ArtefactError(
+            f"{path}: the model has vocab_size={model.config.vocab_size}, its tokenizer {tokenizer.vocab.size} ids; "
+            "they do not belong together"
+        )
+    return model, tokenizer
+
+
+def _codebook(config: PretrainConfig) -> Tensor | None:
+    file = config.tokenizer / CODEBOOK_FILE
+    return load_file(file)["codebook"] if file.exists() else None
+
+
+def loss_curve(history: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """The training records of a run as columns: "step" and every figure, for plotting."""
+    records = [record for record in history if record["kind"] == "train"]
+    names = sorted({name for record in records for name in record} - {"kind"})
+    return {name: [float(record.get(name, float("nan"))) for record in records] for name in names}

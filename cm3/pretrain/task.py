@@ -1,0 +1,55 @@
+"""`TokenTask`: what token models bring to the training loop, for pretraining and instruction tuning alike.
+
+A loader gives batches as a pure function of (step, shard); `TokenObjective` gives the loss; held-out batches give bits per
+token by modality. Which objective, mixture or loss mask is used is decided in the loader, not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from cm3.pretrain.objective import TokenObjective, bits_by_modality
+from cm3.sequences.batch import Batch
+from cm3.train.optimizers import split_decay
+from cm3.train.task import Metrics, Shard
+
+
+class BatchSource(Protocol):
+    """Where batches come from: `cm3.sequences.SequenceLoader`, or anything else that is pure in its arguments."""
+
+    def batch(self, step: int, shard_index: int, shard_count: int) -> Batch:
+        """The batch of part `shard_index` of `shard_count` in `step`."""
+
+
+class TokenTask:
+    """A `TrainingTask` over token batches.
+
+    objective: the model with its loss; loader: the training batches; held_out: batches for `evaluate`, each looked at once.
+    """
+
+    def __init__(self, objective: TokenObjective, loader: BatchSource, held_out: Sequence[Batch] = ()) -> None:
+        self.modules: dict[str, nn.Module] = {"objective": objective}
+        self.loader, self.held_out = loader, list(held_out)
+
+    def parameter_groups(self) -> dict[str, list[dict[str, Any]]]:
+        """One optimizer for all parameters; no weight decay on vectors."""
+        return {"model": split_decay(self.modules["objective"].named_parameters())}
+
+    def batch(self, step: int, shard: Shard) -> Batch:
+        """The loader's batch; resuming needs no loader state."""
+        return self.loader.batch(step, shard.index, shard.count)
+
+    def loss(self, name: str, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
+        """The weighted mean token loss, with bits per token by modality and the number of tokens."""
+        result = self.modules["objective"](batch)
+        tokens = (batch.document_ids > 0).sum()
+        return result.loss, {"weight": result.weight, "tokens": tokens, **bits_by_modality([result])}
+
+    def evaluate(self) -> dict[str, float]:
+        """Held-out bits per token by modality; nothing without held-out batches."""
+        if not self.held_out:
+            return {}
+        return bits_by_modality([self.modules["objective"](batch) for batch in self.held_out])
