@@ -32,9 +32,9 @@ class LoaderConfig(RunConfig):
     together; overlong: what to do with documents longer than a row, "refuse" or "skip" (counted, never cut).
     """
 
-    row_length: int = Field(1024, ge=8)
-    batch_size: int = Field(8, ge=1)
-    window: int = Field(2048, ge=1)
+    row_length: int = Field(default=1024, ge=8)
+    batch_size: int = Field(default=8, ge=1)
+    window: int = Field(default=2048, ge=1)
     overlong: Literal["refuse", "skip"] = "refuse"
     objective: ObjectiveConfig = ObjectiveConfig()
 
@@ -68,14 +68,12 @@ class SequenceLoader:
 
     def documents(self, row: int) -> list[TokenizedDocument]:
         """The training sequences of one row, the objective applied."""
-        return [self._sequence(entry) for entry in self.plan.row(row)]
+        rng = numpy_generator(self.seed, "objective", row)
+        return [self._sequence(entry, rng) for entry in self.plan.row(row)]
 
-    def _sequence(self, entry: Entry) -> TokenizedDocument:
+    def _sequence(self, entry: Entry, rng: np.random.Generator) -> TokenizedDocument:
         stream = self.plan.streams[entry.part]
         document = stream.source.document(entry.index, entry.epoch)
-        if entry.count == 0 and stream.config.image_first_prob == 0.0:
-            return document  # nothing is drawn: spare the generator
-        rng = numpy_generator(self.seed, "objective", entry.part, entry.epoch, entry.index)
         document = image_first(document, self.vocab, rng, stream.config.image_first_prob)
         return stream.objective(document, self.vocab, rng, stream.config, entry.count)
 

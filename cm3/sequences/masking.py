@@ -36,24 +36,26 @@ def mask_spans(
 
     Raises `UsageError` for spans that break these rules or are more than the vocabulary has sentinels.
     """
-    kinds = _require_spans(document, spans, vocab)
+    segments = _segments_of(document, spans, vocab)
     if not spans:
         return document
-    order, sentinels, ends = _moved_order(len(document), spans)
+    order, holes, openings, ends = _moved_order(len(document), spans)
     token_ids = document.token_ids[order]  # (T + 3n,)
     grid_positions = document.grid_positions[order]
     loss_weights = document.loss_weights[order]
-    names = vocab.mask_start + np.arange(len(spans))
-    token_ids[sentinels] = np.concatenate([names, names])
-    token_ids[ends] = vocab.eoss_id
-    grid_positions[sentinels] = 0
-    grid_positions[ends] = 0
-    loss_weights[sentinels] *= sentinel_weight
+    for index, places in enumerate(zip(holes, openings, ends)):
+        hole, opening, end = places
+        token_ids[hole] = token_ids[opening] = vocab.mask_start + index
+        token_ids[end] = vocab.eoss_id
+        for place in places:
+            grid_positions[place] = 0
+        loss_weights[hole] *= sentinel_weight
+        loss_weights[opening] *= sentinel_weight
     if source_weight != 1.0:
-        loss_weights[: sentinels[len(spans)]] *= source_weight
-    moved = [Span(kind, int(end) - (stop - start), int(end)) for kind, end, (start, stop) in zip(kinds, ends, spans)]
-    source = [_source_span(segment, spans) for segment in document.spans]
-    return TokenizedDocument(document.id, token_ids, grid_positions, (*source, *moved), loss_weights)
+        loss_weights[: openings[0]] *= source_weight
+    kept = _source_spans(document.spans, spans, segments)
+    moved = [Span(document.spans[home].kind, opening + 1, end) for home, opening, end in zip(segments, openings, ends)]
+    return TokenizedDocument(document.id, token_ids, grid_positions, (*kept, *moved), loss_weights)
 
 
 def restore(token_ids: np.ndarray, vocab: Vocab) -> np.ndarray:
@@ -83,46 +85,56 @@ def restore_order(token_ids: np.ndarray, vocab: Vocab) -> np.ndarray:
     return np.concatenate([*pieces, base[start : sentinels[count]], base[ends[-1] + 1 :]])
 
 
-def _moved_order(length: int, spans: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where each token of the masked sequence comes from, and where its sentinels (2n,) and `<eoss>` (n,) stand.
+def _moved_order(length: int, spans: Sequence[tuple[int, int]]) -> tuple[np.ndarray, list[int], list[int], list[int]]:
+    """Where each token of the masked sequence comes from, (T + 3n,) int64, and where the inserted tokens stand.
 
-    An inserted token names the token it stands for: a sentinel the first of its span, `<eoss>` the last.
+    These are the n sentinels in the source, the n before the moved spans, and the n `<eoss>`. An inserted token names
+    the token it stands for: a sentinel the first of its span, `<eoss>` the last.
     """
     base = np.arange(length)
-    source, moved, holes, openings, ends = [], [], [], [], []
+    pieces, holes, openings, ends = [], [], [], []
     copied = written = 0
     for start, stop in spans:
-        source.append(base[copied : start + 1])  # the sentinel takes the place of the span's first token
+        pieces.append(base[copied : start + 1])  # the sentinel takes the place of the span's first token
         written += start + 1 - copied
         holes.append(written - 1)
         copied = stop
-    source.append(base[copied : length - 1])
+    pieces.append(base[copied : length - 1])
     written += length - 1 - copied
     for start, stop in spans:
-        moved += [base[start : start + 1], base[start:stop], base[stop - 1 : stop]]
+        pieces += [base[start : start + 1], base[start:stop], base[stop - 1 : stop]]
         openings.append(written)
         written += stop - start + 2
         ends.append(written - 1)
-    order = np.concatenate([*source, *moved, base[length - 1 :]])
-    return order, np.array(holes + openings), np.array(ends)
+    pieces.append(base[length - 1 :])
+    return np.concatenate(pieces), holes, openings, ends
 
 
-def _source_span(segment: Span, spans: Sequence[tuple[int, int]]) -> Span:
-    before = sum(stop - start - 1 for start, stop in spans if stop <= segment.start)
-    inside = sum(stop - start - 1 for start, stop in spans if segment.start <= start and stop <= segment.stop)
-    return Span(segment.kind, segment.start - before, segment.stop - before - inside)
+def _source_spans(segments: Sequence[Span], spans: Sequence[tuple[int, int]], homes: Sequence[int]) -> list[Span]:
+    """The segments in the masked source: each span inside one has shrunk to its sentinel."""
+    removed = [0] * len(segments)
+    for (start, stop), home in zip(spans, homes):
+        removed[home] += stop - start - 1
+    kept, shift = [], 0
+    for segment, fewer in zip(segments, removed):
+        kept.append(Span(segment.kind, segment.start - shift, segment.stop - shift - fewer))
+        shift += fewer
+    return kept
 
 
-def _require_spans(document: TokenizedDocument, spans: Sequence[tuple[int, int]], vocab: Vocab) -> list:
+def _segments_of(document: TokenizedDocument, spans: Sequence[tuple[int, int]], vocab: Vocab) -> list[int]:
+    """For each span the number of the segment it lies in; raises `UsageError` as `mask_spans` promises."""
     if len(spans) > vocab.num_masks:
         raise UsageError(f"{len(spans)} spans need as many <mask:i>, the vocabulary has num_masks={vocab.num_masks}; mask fewer")
-    kinds, last = [], 0
+    homes, last = [], 0
     for start, stop in spans:
         if start >= stop or start < last:
             raise UsageError(f"span {start}..{stop} is empty or overlaps the one before; give sorted, separate spans")
-        home = next((segment.kind for segment in document.spans if segment.start <= start and stop <= segment.stop), None)
-        if home is None:
+        for number, segment in enumerate(document.spans):
+            if segment.start <= start and stop <= segment.stop:
+                homes.append(number)
+                break
+        else:
             raise UsageError(f"span {start}..{stop} does not lie inside one segment of the document")
-        kinds.append(home)
         last = stop
-    return kinds
+    return homes

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -17,8 +17,7 @@ from cm3.tokens.vocab import Vocab
 SpanKind = Literal["text", "image"]
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """Positions [start, stop) of one segment's content, without the `<break>`, `<bos>` or `<eos>` beside it."""
 
     kind: SpanKind

@@ -22,12 +22,12 @@ class ObjectiveConfig(RunConfig):
 
     name: str = "cm3"
     count_law: Literal["cm3", "metaseq"] = "cm3"
-    span_rate: float = Field(1.0, ge=0)
-    max_spans: int = Field(16, ge=1)
-    whole_segment_prob: float = Field(0.0, ge=0, le=1)
+    span_rate: float = Field(default=1.0, ge=0)
+    max_spans: int = Field(default=16, ge=1)
+    whole_segment_prob: float = Field(default=0.0, ge=0, le=1)
     sentinel_weight: Literal[0, 1] = 0
-    fill_rate: float = Field(0.5, ge=0, le=1)
-    image_first_prob: float = Field(0.0, ge=0, le=1)
+    fill_rate: float = Field(default=0.5, ge=0, le=1)
+    image_first_prob: float = Field(default=0.0, ge=0, le=1)
 
 
 class Objective(Protocol):
