@@ -13,7 +13,7 @@ import itertools
 import json
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from cm3.documents.document import Document, ImageSegment, TextSegment
 from cm3.documents.images import image_format
 from cm3.documents.readers.jsonl import DOCUMENTS_FILE
 from cm3.documents.readers.webdataset import OWN_KEY
-from cm3.documents.records import segment_to_json
+from cm3.documents.records import TEXT_KEYS, segment_to_json
 from cm3.documents.tar_members import sidecar_json, sidecar_path
 from cm3.documents.texts import check_key
 
@@ -147,41 +147,47 @@ def _add_sample(archive: tarfile.TarFile, document: Document) -> int:
     """Add the members of one sample and return their number."""
     key = file_key(document.id)
     names = _part_names(document)
-    members: list[tuple[str, bytes]] = []
+    members: dict[str, bytes] = {}  # by what follows the key
     segments: list[dict[str, Any]] = []
-    pictures = iter(names)
+    parts = iter(names)
     for segment in document.segments:
         path = None
         if isinstance(segment, ImageSegment):
-            name = next(pictures)
+            part = next(parts)
             if (encoded := encoded_image(segment)) is not None:
-                members.append((f"{key}.{name}.{encoded[1]}" if name else f"{key}.{encoded[1]}", encoded[0]))
-                path = name
+                path = f"{part}.{encoded[1]}" if part else encoded[1]
+                members[path] = encoded[0]
         segments.append(segment_to_json(segment, path))
     if document.text.strip():
-        members.append((f"{key}.txt", document.text.strip().encode("utf-8")))
-    record = _sample_json(document, key, names, segments)
-    if record:
-        members.append((f"{key}.json", _json(record).encode("utf-8")))
-    for name, data in members:
-        info = tarfile.TarInfo(name)  # mtime, uid and gid are 0, mode 0644
+        members["txt"] = document.text.strip().encode("utf-8")
+    if record := _sample_json(document, key, names, segments):
+        members["json"] = _json(record).encode("utf-8")
+    for suffix, data in members.items():
+        info = tarfile.TarInfo(f"{key}.{suffix}")  # mtime, uid and gid are 0, mode 0644
         info.size = len(data)
         archive.addfile(info, io.BytesIO(data))
     return len(members)
 
 
 def _part_names(document: Document) -> list[str]:
-    """A name for every image segment, in order: none for a single picture, those in the meta where they fit, else numbers."""
+    """A name for every image segment, in order: those in the meta where they fit, none for a single picture, else numbers."""
     count = len(document.images)
     stated = document.meta.get("images")
-    if isinstance(stated, list | tuple) and all(isinstance(name, str) and _SAFE_PART.fullmatch(name) for name in stated):
-        if len(stated) == count == len(set(stated)):
-            return list(stated)
+    if isinstance(stated, list | tuple) and len(stated) == count and _are_part_names(stated):
+        return list(stated)
     return [""] if count == 1 else [f"{number:04d}" for number in range(count)]
+
+
+def _are_part_names(names: Sequence[Any]) -> bool:
+    return all(isinstance(name, str) and _SAFE_PART.fullmatch(name) for name in names) and len(set(names)) == len(names)
 
 
 def _sample_json(document: Document, key: str, names: list[str], segments: list[dict[str, Any]]) -> dict[str, Any]:
     """The meta, plus what the plain rule of the format (text first, then pictures by name) would not give back."""
+    if OWN_KEY in document.meta:
+        raise InputError(
+            f"the meta of document {document.id!r} has the key {OWN_KEY!r}, which the format keeps for itself; rename it"
+        )
     own: dict[str, Any] = {}
     if document.id != key:
         own["id"] = document.id
@@ -191,11 +197,11 @@ def _sample_json(document: Document, key: str, names: list[str], segments: list[
 
 
 def _is_plain(document: Document, names: list[str]) -> bool:
-    texts = [segment for segment in document.segments if isinstance(segment, TextSegment)]
     text_first = not any(isinstance(segment, TextSegment) for segment in document.segments[1:])
-    stripped = len(texts) <= 1 and document.text == document.text.strip()
+    stripped = document.text == document.text.strip() and (document.text or not any(key in document.meta for key in TEXT_KEYS))
     stored = all(segment.image or segment.encoded or segment.path for segment in document.images)
-    return text_first and stripped and stored and names == sorted(names)
+    named = names in ([], [""]) or (names == sorted(names) and names == list(document.meta.get("images", ())))
+    return bool(text_first and stripped and stored and named)
 
 
 def _json(value: Any) -> str:

@@ -4,9 +4,9 @@ The pictures and the table lie together in a folder or in one tar. The columns a
 `ReadOptions.image_column` and `text_column`; all others become meta. Where several columns look like text, a row's text is
 the first that is not empty.
 
-A picture may be named by the end of its path ("emoji_u0023.png" for "png/72/emoji_u0023.png")
-as long as one file fits best (under the fewest folders). The id is that
-name without suffix; when a picture has several rows, the later ids end in "#2", "#3" … (Hugging Face's imagefolder with metadata.csv or metadata.jsonl is one case of this format.)
+A picture may be named by the end of its path ("emoji_u0023.png" for "png/72/emoji_u0023.png") as long as one file fits best
+(under the fewest folders). The id is the name without suffix; when a picture has several rows, the later ids end in "#2",
+"#3" … Hugging Face's imagefolder with metadata.csv or metadata.jsonl is one case of this format.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
     KEY.json                          meta; "caption" or "text" in it is the caption when there is no text file
 
 KEY is the member's path up to the first dot of its last part. Segments: the text, then the pictures in order of their part
-names, which stand in `meta["images"]`. Our writer puts `{"id", "segments"}` under "cm3" in the JSON when this rule alone would
-not give the document back. Other members (.cls, .npy …) are passed over. Shards are checked to be whole before use.
+names, which then stand in `meta["images"]`. Our writer puts `{"id", "segments"}` under "cm3" in the JSON where this rule alone
+would not give the document back. Other members (.cls, .npy …) are passed over. Shards are checked to be whole before use.
 Format: github.com/webdataset/webdataset, docs "The WebDataset format".
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cm3.core.errors import InputError
-from cm3.documents.document import Document, ImageSegment, Segment
+from cm3.documents.document import Document, ImageSegment
 from cm3.documents.images import IMAGE_SUFFIXES
 from cm3.documents.readers.folder import CAPTION_SUFFIXES, caption_and_meta
 from cm3.documents.readers.sources import expand_source
@@ -68,8 +68,8 @@ def group_samples(members: tuple[TarMember, ...]) -> list[Sample]:
     for member in members:
         folder, _, basename = member.name.rpartition("/")
         stem, dot, extension = basename.partition(".")
-        part, _, suffix = f".{extension}".lower().rpartition(".")
-        kind = f".{suffix}"
+        part, _, suffix = f".{extension}".rpartition(".")
+        kind = f".{suffix.lower()}"
         if not dot or not stem or kind not in (*IMAGE_SUFFIXES, *CAPTION_SUFFIXES, ".json"):
             continue
         key = f"{folder}/{stem}" if folder else stem
@@ -101,19 +101,19 @@ def _build(stream: BinaryIO, sample: Sample, options: ReadOptions) -> Document:
     own = meta.pop(OWN_KEY, {})
     if not isinstance(own, Mapping):
         raise RecordError(RejectReason.BAD_RECORD, f"{OWN_KEY!r} in the JSON must be an object")
+    key = check_key(own.get("id", key))
     load = partial(_load, stream, sample, options)
-    names = sorted(sample.images)
-    if len(names) > 1 or names not in ([], [""]):
-        meta.setdefault("images", names)
-    segments: tuple[Segment, ...]
     if "segments" in own:
-        segments = segments_from_json(own["segments"], load, options)
-    else:
-        segments = (*text, *(load(name) for name in names))
-    return Document(check_key(own.get("id", key)), segments, meta)
+        return Document(key, segments_from_json(own["segments"], load, options), meta)
+    names = sorted(sample.images)
+    if names not in ([], [""]):
+        meta["images"] = names
+    return Document(key, (*text, *(load(f"{name}.") for name in names)), meta)
 
 
-def _load(stream: BinaryIO, sample: Sample, options: ReadOptions, name: str) -> ImageSegment:
+def _load(stream: BinaryIO, sample: Sample, options: ReadOptions, path: str) -> ImageSegment:
+    """The picture whose member is called KEY.`path`; only what stands before the suffix counts."""
+    name = path.rpartition(".")[0]
     if name not in sample.images:
         raise RecordError(RejectReason.MISSING_IMAGE, f"the sample has no picture called {name!a:.80}")
     return image_segment(read_member(stream, sample.images[name], options.limits.max_bytes), options)
