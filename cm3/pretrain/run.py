@@ -117,9 +117,17 @@ def held_out_batches(config: PretrainConfig, vocab: Vocab) -> list[Batch]:
 
 
 def save_language_model(
-    out: Path, model: CM3ForCausalLM, tokenizer: DocumentTokenizer, result: TrainResult, provenance: Mapping[str, Any]
+    out: Path,
+    model: CM3ForCausalLM,
+    tokenizer: DocumentTokenizer,
+    result: TrainResult,
+    provenance: Mapping[str, Any],
+    json_files: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write model and tokenizer as one artefact folder; averaged weights replace the live ones where they were kept."""
+    """Write model and tokenizer as one artefact folder; averaged weights replace the live ones where they were kept.
+
+    json_files: further files to write into it, name → value.
+    """
     state = model.state_dict()
     for name, tensor in ((result.ema or {}).get("objective") or {}).items():
         state[name.removeprefix("model.")] = tensor
@@ -127,6 +135,8 @@ def save_language_model(
     with artefact.writing(out, kind=KIND, provenance={"steps": result.step, **provenance}) as folder:
         model.save_pretrained(folder)
         tokenizer.save(folder)
+        for name, value in (json_files or {}).items():
+            artefact.write_json(folder / name, value)
 
 
 def load_language_model(path: Path) -> tuple[CM3ForCausalLM, DocumentTokenizer]:

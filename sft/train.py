@@ -1,0 +1,104 @@
+"""Instruction tuning as a command: a language model and a mixture of tasks in, a tuned language model out.
+
+    model folder + mixture ──► SequenceLoader (packed rows, loss on responses) ──► cm3.train's loop ──► OUT/
+
+The loss, the training task and the loop are those of pretraining; only the data and the starting weights differ. The
+options of the tasks are written beside the weights (`tasks.json`), so that inference asks exactly as training did.
+Run as `accelerate launch -m sft.train RUN.toml [key.path=value …]`; checkpoints and metrics lie in OUT.run.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+import vqgan
+from cm3.core.errors import CM3Error, InputError, UsageError
+from cm3.core.runfile import RunConfig, load_run, write_resolved
+from cm3.pretrain.objective import LossConfig, TokenObjective
+from cm3.pretrain.run import load_language_model, run_folder, save_language_model
+from cm3.pretrain.task import TokenTask
+from cm3.sequences.batch import Batch
+from cm3.sequences.loader import LoaderConfig, SequenceLoader, one_pass
+from cm3.sequences.objectives import ObjectiveConfig
+from cm3.tokens.document_tokenizer import DocumentTokenizer
+from cm3.train.config import TrainConfig
+from cm3.train.loop import train as run_loop
+from sft.mixture import MixtureEntry, held_out_examples, make_mixture
+from sft.tasks import TASKS_FILE, tasks_json
+
+PLAIN = ObjectiveConfig(name="causal")  # a task masks for itself
+
+
+class SFTConfig(RunConfig):
+    """A run of instruction tuning.
+
+    model: the language model to start from (what pretraining wrote, or a model folder); image_tokenizer: the image tokenizer
+    that goes with it (None: the one inside `model`); out: where the tuned model goes; mixture: tasks and their data.
+    held_out_documents: at most so many of each entry's held-out data are measured. The objective of `loader` is not used.
+    """
+
+    model: Path
+    out: Path
+    image_tokenizer: Path | None = None
+    mixture: tuple[MixtureEntry, ...] = Field(min_length=1)
+    held_out_documents: int = Field(256, ge=1)
+    loader: LoaderConfig = LoaderConfig(objective=PLAIN)
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+
+
+def train(config: SFTConfig) -> Path:
+    """Tune the model as `config` says, write it to `config.out` (a language-model folder with `tasks.json`), return that.
+
+    Raises `ArtefactError` for a model and an image tokenizer that do not belong together, and what reading the data and
+    `cm3.train.loop.train` raise.
+    """
+    tasks = {entry.task: entry.make_task() for entry in config.mixture}  # before anything slow, to meet its errors first
+    model, text_only = load_language_model(config.model)
+    images = vqgan.from_pretrained(_image_tokenizer_path(config))
+    tokenizer = DocumentTokenizer(text_only.vocab, text_only.text, images)
+    loader_config = config.loader.model_copy(update={"objective": PLAIN})
+    seed = config.train.seed
+    mixture = make_mixture(config.mixture, tokenizer, seed, loader_config.row_length)
+    loader = SequenceLoader(mixture, tokenizer.vocab, loader_config, seed)
+    held_out = _held_out_batches(config, tokenizer, loader_config)
+    task = TokenTask(TokenObjective(model, tokenizer.vocab, config.loss), loader, held_out)
+    run_dir = run_folder(config.out)
+    result = run_loop(task, config.train, run_dir, label="instruction tuning")
+    write_resolved(config, run_dir)
+    provenance = {"config": config.model_dump(mode="json")}
+    save_language_model(config.out, model, tokenizer, result, provenance, {TASKS_FILE: tasks_json(tasks)})
+    return config.out
+
+
+def _image_tokenizer_path(config: SFTConfig) -> Path:
+    path = config.image_tokenizer or config.model / "image_tokenizer"
+    if not path.is_dir():
+        raise InputError(f"there is no image tokenizer at {path}; name one with image_tokenizer=DIR")
+    return path
+
+
+def _held_out_batches(config: SFTConfig, tokenizer: DocumentTokenizer, loader_config: LoaderConfig) -> list[Batch]:
+    examples = held_out_examples(config.mixture, tokenizer, config.train.seed, config.held_out_documents)
+    fitting = [example for example in examples if len(example) <= loader_config.row_length]
+    return list(one_pass(fitting, tokenizer.vocab, loader_config)) if fitting else []
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the tuning described by `arguments` (a run file, then overrides); returns the exit code."""
+    try:
+        if not arguments or arguments[0] in ("-h", "--help"):
+            raise UsageError("usage: accelerate launch -m sft.train RUN.toml [key.path=value …]")
+        print(train(load_run(SFTConfig, Path(arguments[0]), arguments[1:])))
+    except CM3Error as error:
+        print(f"sft.train: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
