@@ -1,0 +1,51 @@
+"""Image tokenizers: pixels to discrete codes and back. Train, evaluate, convert and run them; useful without the rest.
+
+    tokenizer = vqgan.from_pretrained("tokenizer/")
+    codes = tokenizer.encode(tokenizer.preprocess([image]))       # (1, h, w) int64
+    [picture] = tokenizer.postprocess(tokenizer.decode(codes))
+
+Names are imported when they are first used, so that `import vqgan` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vqgan.config import LossConfig, PreprocessConfig, VQConfig, VQTrainConfig
+    from vqgan.evaluation import evaluate
+    from vqgan.tokenizer import VQTokenizer, from_pretrained
+    from vqgan.training import train
+
+_EXPORTS = {
+    "LossConfig": "vqgan.config",
+    "PreprocessConfig": "vqgan.config",
+    "VQConfig": "vqgan.config",
+    "VQTokenizer": "vqgan.tokenizer",
+    "VQTrainConfig": "vqgan.config",
+    "evaluate": "vqgan.evaluation",
+    "from_pretrained": "vqgan.tokenizer",
+    "train": "vqgan.training",
+}
+
+__all__ = [
+    "LossConfig",
+    "PreprocessConfig",
+    "VQConfig",
+    "VQTokenizer",
+    "VQTrainConfig",
+    "evaluate",
+    "from_pretrained",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'vqgan' has no attribute {name!r}")
+    return getattr(importlib.import_module(_EXPORTS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,142 @@
+"""Configurations of image tokenizers and of their training. Imports no torch.
+
+`VQConfig` describes a tokenizer and is what its `config.json` holds; `VQTrainConfig` is the run file of a training:
+`preset` gives a `VQConfig`, the keys beside it change single values of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError, model_validator
+
+from cm3.core.errors import UsageError
+from cm3.core.registry import nearest
+from cm3.core.runfile import RunConfig
+from cm3.train.config import TrainConfig
+
+Options = TypeVar("Options", bound=RunConfig)
+
+
+class PreprocessConfig(RunConfig):
+    """How a picture of any size becomes a square: the same in training and inference.
+
+    `fit` "crop" scales the short side and cuts the middle out, "pad" scales the long side and fills up with `background`,
+    "stretch" ignores the aspect. A picture that already has the right size is never touched. `resample` "nearest" suits
+    pixel art, "lanczos" everything else.
+    """
+
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    resample: Literal["lanczos", "bicubic", "box", "nearest"] = "lanczos"
+    background: tuple[int, int, int] = (255, 255, 255)
+
+
+class VQConfig(RunConfig):
+    """One image tokenizer.
+
+    `image_size` pixels on a side become `image_size / downsample_factor` codes on a side, each in [0, codebook_size).
+    `network` and `quantizer` are registry names (`vqgan.networks`, `vqgan.quantizers`); their options are checked by the
+    chosen implementation. `codebook_dim` is the width of a code vector.
+    """
+
+    image_size: int = Field(48, ge=1)
+    downsample_factor: int = Field(8, ge=1)
+    codebook_size: int = Field(512, ge=2)
+    codebook_dim: int = Field(64, ge=1)
+    network: str = "patch"
+    network_options: dict[str, Any] = Field(default_factory=dict)
+    quantizer: str = "ema"
+    quantizer_options: dict[str, Any] = Field(default_factory=dict)
+    preprocessing: PreprocessConfig = PreprocessConfig()
+
+    @property
+    def grid_shape(self) -> tuple[int, int]:
+        """Code rows and columns (h, w)."""
+        side = self.image_size // self.downsample_factor
+        return side, side
+
+    @model_validator(mode="after")
+    def _whole_grid(self) -> VQConfig:
+        if self.image_size % self.downsample_factor:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of downsample_factor {self.downsample_factor}")
+        return self
+
+
+class LossConfig(RunConfig):
+    """Weights of the training loss.
+
+    `l1`, `l2`: per-pixel errors. `perceptual` "edges" compares image gradients at several scales (needs no weights), "lpips" compares
+    VGG16 features (weights from `lpips_weights`). `adversarial` > 0 adds a PatchGAN from step `adversarial_start` on; its
+    weight is multiplied by the adaptive factor of VQGAN when `adaptive_weight`. `lecam` > 0 regularizes the discriminator.
+    `quantizer`: weight of the quantizer's own loss (commitment, codebook, entropy).
+    """
+
+    l1: float = Field(1.0, ge=0)
+    l2: float = Field(0.0, ge=0)
+    perceptual: Literal["none", "edges", "lpips"] = "none"
+    perceptual_weight: float = Field(1.0, ge=0)
+    lpips_weights: str | None = None
+    quantizer: float = Field(1.0, ge=0)
+    adversarial: float = Field(0.0, ge=0)
+    adversarial_start: int = Field(10_000, ge=0)
+    adaptive_weight: bool = True
+    discriminator_channels: int = Field(64, ge=1)
+    discriminator_layers: int = Field(3, ge=1)
+    lecam: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _weights_for_lpips(self) -> LossConfig:
+        if self.perceptual == "lpips" and self.lpips_weights is None:
+            raise ValueError("perceptual 'lpips' needs lpips_weights; make the file with `cm3 vqgan convert`, or take 'edges'")
+        return self
+
+
+class VQTrainConfig(RunConfig):
+    """Run file of a tokenizer training.
+
+    `data`: folder, WebDataset or JSONL of pictures (`vqgan.pictures` says what is taken from it); `out`: folder to write.
+    `preset` names a `VQConfig` in `vqgan.presets`; `image_size`, `downsample_factor`, `codebook_size` and `tokenizer` (any
+    other of its keys) change it. `validation_fraction` of the pictures, chosen by their id, is held out for evaluation.
+    `batch_size` counts pictures over all processes and micro-batches. `flip` mirrors half of them.
+    `memory_limit_gib`: pictures that need more than this are decoded anew when needed instead of being kept.
+    """
+
+    data: str | None = None
+    out: str | None = None
+    preset: str = "tiny"
+    image_size: int | None = None
+    downsample_factor: int | None = None
+    codebook_size: int | None = None
+    tokenizer: dict[str, Any] = Field(default_factory=dict)
+    max_images: int | None = Field(None, ge=1)
+    validation_fraction: float = Field(0.02, ge=0, le=0.5)
+    validation_images: int = Field(256, ge=0)
+    batch_size: int = Field(64, ge=1)
+    flip: bool = False
+    memory_limit_gib: float = Field(2.0, ge=0)
+    initialize_from_data: bool = True
+    freeze_encoder: bool = False
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig(
+        steps=400, learning_rate=2e-3, weight_decay=0.0, warmup_steps=20, schedule="cosine", checkpoint_every=0
+    )
+
+    def resolve(self) -> VQConfig:
+        """The tokenizer this run trains: the preset with the changes. Raises `UsageError` when they don't fit together."""
+        from vqgan.presets import preset
+
+        changes = {key: getattr(self, key) for key in ("image_size", "downsample_factor", "codebook_size")}
+        changes = {key: value for key, value in changes.items() if value is not None}
+        return checked(VQConfig, {**preset(self.preset).model_dump(), **self.tokenizer, **changes}, "tokenizer")
+
+
+def checked(model: type[Options], values: dict[str, Any], where: str) -> Options:
+    """`values` as a `model`; raises `UsageError` naming the first wrong key of section `where`."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            raise UsageError(f"{where}: unknown key {key!r}; {nearest(key, list(model.model_fields))}") from None
+        raise UsageError(f"{where}: {key + ': ' if key else ''}{problem['msg']}, got {problem['input']!r}") from None

@@ -1,0 +1,59 @@
+"""The tokenizer as one network: encoder, quantizer, decoder. Single-device, no files, no pictures, no logging.
+
+    pixels (B, 3, Y, X) → latents (B, D, h, w) → codes (B, h, w) → quantized (B, D, h, w) → pixels
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vqgan.config import VQConfig
+from vqgan.networks import NETWORKS
+from vqgan.quantizers import QUANTIZERS
+
+
+@dataclass(frozen=True)
+class VQOutput:
+    """reconstruction: (B, 3, Y, X), not clamped; codes: (B, h, w) int64; quantizer_loss: 0-d; metrics: 0-d each."""
+
+    reconstruction: Tensor
+    codes: Tensor
+    quantizer_loss: Tensor
+    metrics: dict[str, Tensor]
+
+
+class VQModel(nn.Module):
+    """The network that a `VQConfig` describes, freshly initialized. Convolutions run in channels-last layout."""
+
+    def __init__(self, config: VQConfig) -> None:
+        super().__init__()
+        self.config = config
+        coders = NETWORKS.get(config.network)(config)
+        self.encoder, self.quant_conv = coders.encoder, coders.to_code
+        self.quantizer = QUANTIZERS.get(config.quantizer)(config)
+        self.post_quant_conv, self.decoder = coders.from_code, coders.decoder
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, pixels: Tensor) -> VQOutput:
+        """Reconstruct `pixels` through the quantizer, with gradients."""
+        result = self.quantizer(self.latents(pixels))
+        return VQOutput(self.reconstruct(result.quantized), result.codes, result.loss, result.metrics)
+
+    def latents(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, Y, X) in [-1, 1] → (B, D, h, w), what the quantizer sees."""
+        return self.quant_conv(self.encoder(pixels.contiguous(memory_format=torch.channels_last)))
+
+    def reconstruct(self, quantized: Tensor) -> Tensor:
+        """(B, D, h, w) → pixels (B, 3, Y, X), not clamped."""
+        return self.decoder(self.post_quant_conv(quantized.contiguous(memory_format=torch.channels_last)))
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, Y, X) in [-1, 1] → codes (B, h, w) int64."""
+        return self.quantizer.encode(self.latents(pixels))
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes (B, h, w) int64 → pixels (B, 3, Y, X), not clamped."""
+        return self.reconstruct(self.quantizer.lookup(codes))

@@ -1,0 +1,67 @@
+"""Pictures to pixels and back: one function for training, evaluation and inference, so that none crops differently.
+
+An image is uint8 PIL RGB of any size; pixels are float32 (B, 3, Y, X) in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from cm3.documents.images import decode_image
+from vqgan.config import PreprocessConfig
+
+_RESAMPLE = {
+    "lanczos": Image.Resampling.LANCZOS,
+    "bicubic": Image.Resampling.BICUBIC,
+    "box": Image.Resampling.BOX,
+    "nearest": Image.Resampling.NEAREST,
+}
+
+
+def fit_image(image: Image.Image, size: int, config: PreprocessConfig) -> Image.Image:
+    """A picture of any size and mode → RGB of `size` × `size`; one that is so already comes back as it is.
+
+    Raises `ImageError` (an `InputError`) for a picture that cannot be decoded.
+    """
+    rgb = image if image.mode == "RGB" else decode_image(image)
+    if rgb.size == (size, size):
+        return rgb
+    resample = _RESAMPLE[config.resample]
+    if config.fit == "stretch":
+        return rgb.resize((size, size), resample)
+    if config.fit == "pad":
+        return ImageOps.pad(rgb, (size, size), resample, color=config.background)
+    return ImageOps.fit(rgb, (size, size), resample)
+
+
+def image_array(image: Image.Image) -> np.ndarray:
+    """RGB picture → (3, Y, X) uint8."""
+    return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
+
+
+def to_pixels(arrays: Tensor) -> Tensor:
+    """(B, 3, Y, X) uint8 → float32 in [-1, 1]."""
+    return arrays.float().div_(127.5).sub_(1.0)
+
+
+def images_to_pixels(images: Sequence[Image.Image], size: int, config: PreprocessConfig) -> Tensor:
+    """Pictures → pixels (B, 3, size, size); no pictures give (0, 3, size, size)."""
+    if not images:
+        return torch.empty(0, 3, size, size)
+    return to_pixels(torch.from_numpy(np.stack([image_array(fit_image(image, size, config)) for image in images])))
+
+
+def pixels_to_arrays(pixels: Tensor) -> Tensor:
+    """Pixels (B, 3, Y, X) in [-1, 1], rounded and clamped → (B, Y, X, 3) uint8 on the CPU."""
+    levels = ((pixels.detach().float() + 1.0) * 127.5).round().clamp(0, 255)
+    return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
+
+
+def pixels_to_images(pixels: Tensor) -> list[Image.Image]:
+    """Pixels (B, 3, Y, X) → RGB pictures."""
+    return [Image.fromarray(array) for array in pixels_to_arrays(pixels).numpy()]
