@@ -132,7 +132,8 @@ def held_out_examples(
 def encode_pictures(documents: Iterable[Document], tokenizer: DocumentTokenizer) -> Iterator[Document]:
     """The documents with every picture replaced by its codes, in batches through the image tokenizer.
 
-    The mask of an edit is left out: no task learns to make it. Raises `InputError` for a picture that cannot be used, `UsageError` without an image tokenizer.
+    The mask of an edit is left out: no task learns to make it. Raises `InputError` for a picture that cannot be used,
+    `UsageError` without an image tokenizer.
     """
     stream = (_without_mask(document) for document in documents)
     while batch := list(islice(stream, IMAGE_BATCH)):
