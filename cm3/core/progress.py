@@ -17,14 +17,14 @@ _LINE_INTERVAL_S = 10.0
 
 
 class Progress:
-    """Counts up to `total`; made by `progress`."""
+    """Counts up to `total` (0: nobody knows how many); made by `progress`."""
 
     def __init__(self, total: int, label: str, unit: str) -> None:
         self.total, self.label, self.unit, self.count = total, label, unit, 0
         self._started = self._last_line = time.monotonic()
         self._silent = os.environ.get("CM3_PROGRESS", "") == "off"
         interactive = not self._silent and sys.stderr.isatty()
-        self._bar = tqdm(total=total, desc=label, unit=unit, file=sys.stderr, leave=True) if interactive else None
+        self._bar = tqdm(total=total or None, desc=label, unit=unit, file=sys.stderr, leave=True) if interactive else None
 
     def advance(self, n: int = 1, **figures: float) -> None:
         """Count `n` more units; `figures` (loss, rate …) are shown beside the bar."""
@@ -39,9 +39,13 @@ class Progress:
     def _print_line(self, figures: dict[str, float]) -> None:
         self._last_line = time.monotonic()
         elapsed = self._last_line - self._started
-        left = elapsed * (self.total - self.count) / max(self.count, 1)
         shown = "".join(f", {name} {value:.4g}" for name, value in figures.items())
-        print(f"{self.label}: {self.count}/{self.total} {self.unit}, {left:.0f} s left{shown}", file=sys.stderr, flush=True)
+        if self.total:
+            left = elapsed * (self.total - self.count) / max(self.count, 1)
+            text = f"{self.count}/{self.total} {self.unit}, {left:.0f} s left"
+        else:
+            text = f"{self.count} {self.unit} in {elapsed:.0f} s"
+        print(f"{self.label}: {text}{shown}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """End the bar; called by `progress`."""
@@ -51,7 +55,7 @@ class Progress:
 
 @contextmanager
 def progress(total: int, label: str, unit: str = "step", initial: int = 0) -> Iterator[Progress]:
-    """Show the progress of `total` units of work called `label`; `initial` are already done."""
+    """Show the progress of `total` units of work called `label` (0: unknown); `initial` are already done."""
     bar = Progress(total, label, unit)
     if initial:
         bar.advance(initial)

@@ -2,7 +2,7 @@
 
     tokens/ (shards) + tokenizer/ ──► SequenceLoader (objective, packing) ──► train ──► OUT/ (transformers layout + tokenizer)
 
-The loop's own files (checkpoints, metrics) live in OUT.run beside the result, so an interrupted run goes on where it stopped.
+The loop's own files (checkpoints, metrics) live in OUT-run beside the result, so an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def pretrain(config: PretrainConfig) -> TrainResult:
 
 def run_folder(out: Path) -> Path:
     """Where the checkpoints and metrics of the run that makes `out` live."""
-    return out.with_name(f"{out.name}.run")
+    return out.with_name(f"{out.name}-run")
 
 
 def build_model(section: ModelSection, vocab: Vocab, seed: int, codebook: Tensor | None = None) -> CM3ForCausalLM:

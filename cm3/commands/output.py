@@ -1,0 +1,45 @@
+"""How commands answer: a line for people, or JSON for programs, on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout; progress stays on stderr.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Settings that replace the file's.")]
+
+
+def emit(value: Any, text: str, as_json: bool) -> None:
+    """Print `value` as JSON, or `text`."""
+    print(json.dumps(value, ensure_ascii=False, default=_plain) if as_json else text, flush=True)
+
+
+def say(line: str) -> None:
+    """A line for people about what is going on, on stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Records as aligned columns with a header."""
+    if not rows:
+        return "nothing"
+    names = list(rows[0])
+    cells = [names, *([_shown(row.get(name)) for name in names] for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(names))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} has no JSON form")

@@ -1,0 +1,86 @@
+"""`cm3 quickstart`, `cm3 tokenize`, `cm3 train`, `cm3 eval`: from data to a model, and how good it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cm3.commands.output import AsJson, Overrides, emit, say, table
+from cm3.core.errors import UsageError
+
+
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Where everything goes: data, stages, model, report.")] = Path("quickstart"),
+    minutes: Annotated[float, typer.Option(help="Budget for all stages on two quiet cores; training scales with it.")] = 12.0,
+    data: Annotated[Path | None, typer.Option(help="Your pictures with texts; without it, the embedded world.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Train every stage, evaluate, and write OUT/index.html (the report) and OUT/model/ (the model).
+
+    DATA is a folder of pictures with .txt files beside them, a WebDataset, a JSONL file, or pictures with an index table.
+    A stage whose result stands is skipped, so the same command goes on after an interruption.
+    """
+    from cm3.quickstart import QuickstartConfig, run_quickstart
+
+    if not 0 < minutes <= 24 * 60:
+        raise UsageError(f"--minutes is {minutes:g}, expected a number above 0 and up to 1440")
+    result = run_quickstart(QuickstartConfig(out=out, minutes=minutes, data=data, seed=seed), say)
+    lines = [f"report  {out / 'index.html'}", f"model   {out / 'model'}", f"figures {out / 'result.json'}"]
+    emit(result, "\n".join(lines), as_json)
+
+
+def tokenize(
+    data: Annotated[str, typer.Argument(help="Documents: a folder, WebDataset, JSONL, or pictures with an index table.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the token shards.")],
+    image_tokenizer: Annotated[Path, typer.Option(help="The image tokenizer (`cm3 vqgan train`).")],
+    tokenizer: Annotated[Path | None, typer.Option(help="A document tokenizer; without it, one is trained at OUT-tokenizer.")] = None,
+    text_vocab_size: Annotated[int, typer.Option(help="Most text ids of a new document tokenizer.")] = 4096,
+    budget: Annotated[float, typer.Option(help="Share of records that may be rejected.")] = 0.01,
+    as_json: AsJson = False,
+) -> None:
+    """Turn documents into token shards to train on; every record is accounted for."""
+    from cm3.documents.readers import read_documents
+    from cm3.tokenize import tokenize as run
+    from cm3.tokenize import train_document_tokenizer
+
+    if tokenizer is None:
+        tokenizer = out.with_name(f"{out.name}-tokenizer")
+        train_document_tokenizer(read_documents(data), image_tokenizer, tokenizer, text_vocab_size)
+    account = run(data, tokenizer, image_tokenizer, out, budget=budget)
+    text = f"{out}: {account['tokens']:,} tokens of {account['ok']:,} documents ({account['seen'] - account['ok']} rejected)"
+    emit({"out": str(out), "tokenizer": str(tokenizer), **account}, f"{text}\ntokenizer {tokenizer}", as_json)
+
+
+def train(
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.toml", help="The run file; see docs/formats.md.")],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Pretrain a token model as RUN.toml says (many GPUs: accelerate launch -m cm3.pretrain RUN.toml)."""
+    from cm3.core.runfile import load_run
+    from cm3.pretrain.run import PretrainConfig, pretrain
+
+    config = load_run(PretrainConfig, run_file, overrides or [])
+    result = pretrain(config)
+    last = {name: value for name, value in result.history[-1].items() if name != "kind"} if result.history else {}
+    value = {"out": str(config.out), "steps": result.step, "seconds": result.seconds, "last": last}
+    emit(value, f"{config.out}: {result.step} steps in {result.seconds:.0f} s", as_json)
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A model folder.")],
+    data: Annotated[Path, typer.Argument(help="Held-out data of the embedded world, in the task's format.")],
+    task: Annotated[str, typer.Option(help="text_to_image, captioning, vqa, editing or infilling (`cm3 list tasks`).")],
+    limit: Annotated[int, typer.Option("-n", "--limit", help="At most so many documents.")] = 256,
+    seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model on held-out documents: accuracy with its 95 % interval, beside chance and the tokenizer's ceiling."""
+    from cm3.quickstart.evaluation import evaluate_command
+
+    scores = evaluate_command(model, data, task, limit, seed)
+    rows = [{"task": name, **vars(score)} for name, score in scores.items()]
+    emit({row["task"]: {k: v for k, v in row.items() if k != "task"} for row in rows}, table(rows), as_json)
