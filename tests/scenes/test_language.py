@@ -21,7 +21,7 @@ def draw(count, seed=0):
     return [(sample_scene(rng, WorldConfig(), "any"), rng) for _ in range(count)]
 
 
-def wordings(scene, kind, count=60):
+def wordings(scene, kind, count=300):
     rng = np.random.default_rng(0)
     return {caption(scene, rng, kind).text for _ in range(count)}
 
@@ -80,10 +80,7 @@ def test_related_pairs_hold():
 
 def test_the_vocabulary_is_small():
     words = {
-        word
-        for scene, rng in draw(400)
-        for kind in CAPTION_KINDS
-        for word in re.findall(r"\w+", caption(scene, rng, kind).text)
+        word for scene, rng in draw(400) for kind in CAPTION_KINDS for word in re.findall(r"\w+", caption(scene, rng, kind).text)
     }
     assert len(words) <= 60
 

@@ -88,7 +88,12 @@ def test_agreement_and_fit():
 
 
 @settings(deadline=None, max_examples=60, derandomize=True)
-@given(st.one_of(st.text(max_size=60), st.lists(st.sampled_from("a red circle left of top two , and : white".split())).map(" ".join)))
+@given(
+    st.one_of(
+        st.text("a2Zé,:. \n\t\0'-💎", max_size=40),
+        st.lists(st.sampled_from(["a", "red", "circle", "left of", "top", "two", ",", "and", ":", "white"])).map(" ".join),
+    )
+)
 def test_any_text_is_read(text):
     stated = parse_caption(text)
     assert isinstance(stated.complete, bool)

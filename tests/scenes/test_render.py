@@ -26,7 +26,9 @@ def test_colors_lie_where_the_scene_says():
 @pytest.mark.parametrize(("shape", "area"), [("circle", np.pi / 4), ("square", 1), ("triangle", 0.5), ("diamond", 0.5)])
 def test_coverage_is_the_area_of_the_shape(shape, area):
     for size, extent in (("small", 8), ("large", 14)):
-        assert shape_coverage(shape, size, 16).sum() == pytest.approx(area * extent**2, rel=0.04)  # points on the rim count as inside
+        assert shape_coverage(shape, size, 16).sum() == pytest.approx(
+            area * extent**2, rel=0.04
+        )  # points on the rim count as inside
 
 
 def test_coverage_is_shared_and_can_not_be_changed():
@@ -39,7 +41,9 @@ def test_aligned_patches_repeat():
     rng = np.random.default_rng(0)
     images = np.stack([np.asarray(render(sample_scene(rng, CONFIG, "any"), CONFIG)) for _ in range(300)])
     patches = images.reshape(300, 6, 8, 6, 8, 3).swapaxes(2, 3).reshape(-1, 8 * 8 * 3)
-    assert len(np.unique(patches, axis=0)) <= 4 + 4 * 4 * 2 * 6 * 4  # backgrounds; quarters × shapes × sizes × colors × backgrounds
+    assert (
+        len(np.unique(patches, axis=0)) <= 4 + 4 * 4 * 2 * 6 * 4
+    )  # backgrounds; quarters × shapes × sizes × colors × backgrounds
 
 
 def test_size_scales_the_picture():

@@ -34,7 +34,14 @@ WRONG = {
 
 def test_the_right_scene_scores_full():
     score = score_scene(SCENE, SCENE)
-    assert (score.all, score.objects, score.count, score.positions, score.background, score.relations) == (True, 1, True, 1, True, 1)
+    assert (score.all, score.objects, score.count, score.positions, score.background, score.relations) == (
+        True,
+        1,
+        True,
+        1,
+        True,
+        1,
+    )
     assert score_statement(SCENE, FULL).all
     assert score_statement(SCENE, FULL).fraction == 1
     assert score_caption(FULL, SCENE) == CaptionScore(1.0, True)
