@@ -14,16 +14,19 @@ from cm3.model.configuration import CM3Config
 
 
 def rotary_factors(position_ids: Tensor, config: CM3Config, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Positions (B or 1, T) → cosines and sines (B or 1, T, 1, K / 2), computed in float32 and cast to `dtype`."""
+    """Positions (B or 1, T) → cosines and signed sines (B or 1, T, 1, K), computed in float32 and cast to `dtype`.
+
+    The first half of the sines carries a minus, so that `rotate` is one product and one fused multiply-add.
+    """
     exponent = torch.arange(0, config.head_dim, 2, device=position_ids.device, dtype=torch.float32) / config.head_dim
     angle = position_ids[..., None, None].float() * config.rotary_base**-exponent  # (B, T, 1, K / 2)
-    return angle.cos().to(dtype), angle.sin().to(dtype)
+    cosine, sine = angle.cos(), angle.sin()
+    return torch.cat((cosine, cosine), dim=-1).to(dtype), torch.cat((-sine, sine), dim=-1).to(dtype)
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Turn the pairs (x[i], x[i + K / 2]) of every head by the angle of their position: (B, T, H, K) → same shape."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
+    return torch.addcmul(x * cosine, x.roll(x.shape[-1] // 2, dims=-1), sine)
 
 
 def grid_table(rows: Tensor, columns: Tensor) -> Tensor:
