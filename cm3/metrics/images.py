@@ -30,8 +30,8 @@ def psnr(images: Tensor, references: Tensor, data_range: float = 1.0) -> Tensor:
 def ssim(images: Tensor, references: Tensor, data_range: float = 1.0) -> Tensor:
     """Structural similarity in [-1, 1], 1 for equal pictures; the mean over channels and window positions. (B,)
 
-    The definition of Z. Wang, A. C. Bovik, H. R. Sheikh, E. P. Simoncelli, "Image quality assessment", IEEE TIP 13(4), 2004: Gaussian
-    window of 11×11 with σ = 1.5, K1 = 0.01, K2 = 0.03, population covariance, only windows that lie wholly inside.
+    The definition of Wang, Bovik, Sheikh and Simoncelli, "Image quality assessment", IEEE TIP 13(4), 2004: Gaussian window of
+    11×11 with σ = 1.5, K1 = 0.01, K2 = 0.03, population covariance, only windows that lie wholly inside.
     Raises `UsageError` when the shapes differ or a side is under 11.
     """
     _check_shapes(images, references)
@@ -60,6 +60,5 @@ def _blur(images: Tensor) -> Tensor:
 
 def _check_shapes(images: Tensor, references: Tensor) -> None:
     if images.shape != references.shape or images.ndim != 4:
-        raise UsageError(
-            f"expected two batches of one shape (B, C, Y, X), got {tuple(images.shape)} and {tuple(references.shape)}"
-        )
+        shapes = f"{tuple(images.shape)} and {tuple(references.shape)}"
+        raise UsageError(f"expected two batches of one shape (B, C, Y, X), got {shapes}")

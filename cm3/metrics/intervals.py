@@ -10,7 +10,7 @@ from cm3.core.errors import UsageError
 def wilson_interval(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
     """Wilson's score interval (low, high) in [0, 1] for `successes` of `n` trials; (0, 1) when n is 0.
 
-    z = 1.96 covers 95 %. It stays inside [0, 1] and keeps its coverage at 0 and n successes, where the normal interval has width 0.
+    z = 1.96 covers 95 %. It stays inside [0, 1] and keeps its coverage at 0 and n successes, where the normal one has width 0.
     E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22, 1927.
     Raises `UsageError` unless 0 ≤ successes ≤ n.
     """
