@@ -1,6 +1,6 @@
 """Checkpoints of a run: `RUN/checkpoints/step-00000100/`, each an artefact folder (atomic, hashed), and which of them to keep.
 
-A folder holds the tensors of `RunState` as safetensors and `state.json` (step, seconds, configuration, torch version,
+A folder holds the tensors of `RunState` as safetensors and a `state.json` (step, seconds, configuration, torch version,
 thread and process count). No pickle. The newest one that verifies wins; a damaged one is named, skipped and left in place.
 """
 
@@ -23,7 +23,7 @@ from cm3.train.state import RunState
 
 KIND = "checkpoint"
 _NAME = re.compile(r"step-(\d{8,})")
-_HABITS = {"steps", "checkpoint_every", "keep_checkpoints", "eval_every", "log_every", "tensorboard"}
+_HABITS = {"checkpoint_every", "keep_checkpoints", "eval_every", "log_every", "tensorboard"}
 
 
 class Checkpoints:
@@ -125,4 +125,4 @@ def _require_space(path: Path, state: RunState) -> None:
     need = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     free = shutil.disk_usage(path.parent).free
     if need > free:
-        raise StorageError(f"no space to write {path}: it needs {need:,} bytes, {free:,} are free; free some or choose another place")
+        raise StorageError(f"no space to write {path}: it needs {need:,} bytes, {free:,} are free; free some")

@@ -95,10 +95,12 @@ class Updater:
         if self.accelerator.num_processes > 1:
             sums = self.accelerator.reduce(sums, "sum")
         # per-tensor norms first: one pass over memory without a concatenated copy
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(_gradients(optimizer))))
-        loss, weight, norm = torch.cat([sums, norm.float().reshape(1)]).tolist()
-        scale = self.accelerator.num_processes / weight if weight else 0.0
-        return Measured(loss=loss / weight if weight else 0.0, gradient_norm=norm * scale, scale=scale)
+        stored_norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(_gradients(optimizer)))).float()
+        loss, weight, norm = torch.cat([sums, stored_norm.reshape(1)]).tolist()
+        if weight == 0.0:  # nothing in this step counts, so the gradient is zero
+            return Measured(loss=0.0, gradient_norm=0.0 * norm, scale=0.0)
+        scale = self.accelerator.num_processes / weight
+        return Measured(loss=loss / weight, gradient_norm=norm * scale, scale=scale)
 
     @contextmanager
     def _gradient_exchange(self, last: bool) -> Iterator[None]:
