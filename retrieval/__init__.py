@@ -1,0 +1,59 @@
+"""Retrieval: documents to their neighbor documents. Encoders (CLIP), exact and approximate indexes, memory banks.
+
+    memory = retrieval.open("my-memory")
+    for neighbor in memory.search(text="a red circle", k=4): print(neighbor.score, neighbor.document.text)
+
+Useful alone: `build` turns a folder of pictures and texts into a memory bank that needs no other part of the project
+to be searched. Importing this package is cheap; the heavy parts load when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from retrieval.bank import MemoryBank, open_bank
+    from retrieval.build import BuildConfig, build
+    from retrieval.encoders import load_encoder
+    from retrieval.evaluate import evaluate
+    from retrieval.rerank import CLIPReranker
+    from retrieval.retriever import NeighborFinder, RetrieverConfig
+    from retrieval.training import TrainEncoderConfig, train_encoder
+
+    open = open_bank
+
+_LAZY = {
+    "BuildConfig": "retrieval.build:BuildConfig",
+    "CLIPReranker": "retrieval.rerank:CLIPReranker",
+    "MemoryBank": "retrieval.bank:MemoryBank",
+    "NeighborFinder": "retrieval.retriever:NeighborFinder",
+    "RetrieverConfig": "retrieval.retriever:RetrieverConfig",
+    "TrainEncoderConfig": "retrieval.training:TrainEncoderConfig",
+    "build": "retrieval.build:build",
+    "evaluate": "retrieval.evaluate:evaluate",
+    "load_encoder": "retrieval.encoders:load_encoder",
+    "open": "retrieval.bank:open_bank",
+    "train_encoder": "retrieval.training:train_encoder",
+}
+
+__all__ = [  # noqa: F822 - resolved by __getattr__
+    "BuildConfig",
+    "CLIPReranker",
+    "MemoryBank",
+    "NeighborFinder",
+    "RetrieverConfig",
+    "TrainEncoderConfig",
+    "build",
+    "evaluate",
+    "load_encoder",
+    "open",
+    "train_encoder",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'retrieval' has no attribute {name!r}")
+    module, _, attribute = _LAZY[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,172 @@
+"""The memory bank: documents, their vectors, an index and the identity of the encoder, in one verified folder.
+
+    bank.json      what it is: format version, count, width, metric, encoder fingerprint, index, recall
+    vectors.npy    (N, E) float32, rows of length 1, memory-mapped
+    documents.*    see `retrieval.store`        index.faiss   for indexes that are not exact
+    encoder/       a copy of the encoder, unless the bank was built to use the sibling `../encoder` (as in a model folder)
+
+Texts and pictures are searched with the encoder the bank was built with and no other: its fingerprint is compared first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+from pydantic import Field
+
+from cm3.core.artefact import fingerprint, read_json, verify
+from cm3.core.errors import ArtefactError, InputError, UsageError
+from cm3.core.runfile import RunConfig, validate
+from cm3.documents.document import Document, Neighbor
+from retrieval.embedding import embed_parts
+from retrieval.encoders import Encoder, load_encoder
+from retrieval.encoders.fingerprint import encoder_fingerprint
+from retrieval.index import INDEXES, VectorIndex
+from retrieval.index.protocol import Hits
+from retrieval.store import DocumentStore
+
+KIND = "memory"
+FORMAT = 1
+
+
+class BankInfo(RunConfig):
+    """bank.json.
+
+    `encoder` is the fingerprint of the encoder; `index` the name in `INDEXES` with its parameters; `recall` how much of what an
+    exact search finds this index finds (1.0 for an exact one), with a 95 % interval.
+    """
+
+    format: Literal[1] = FORMAT
+    count: int = Field(ge=1)
+    width: int = Field(ge=1)
+    metric: Literal["inner_product"] = "inner_product"
+    normalized: Literal[True] = True
+    encoder: str
+    encoder_kind: str
+    index: dict[str, str | int | float | bool]
+    recall: dict[str, float | int]
+
+
+class MemoryBank:
+    """An open memory bank; fulfils the protocol `Retriever`. Made by `open_bank`."""
+
+    def __init__(self, folder: Path, info: BankInfo, encoder_path: Path | None, device: str = "cpu") -> None:
+        self.folder, self.info, self._encoder_path, self._device = folder, info, encoder_path, device
+        self.store = DocumentStore(folder)
+        self.vectors = _load_vectors(folder / "vectors.npy", (info.count, info.width))
+        if len(self.store) != info.count:
+            raise ArtefactError(f"{folder} holds {len(self.store)} documents but {info.count} vectors; build the memory again")
+        self.index: VectorIndex = INDEXES.get(str(info.index["kind"])).load(folder, self.vectors)
+
+    def __len__(self) -> int:
+        return self.info.count
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The encoder of this bank, loaded when first needed. Raises `ArtefactError` if it is not found or another one."""
+        encoder = load_encoder(_find_encoder(self.folder, self._encoder_path, self.info), self._device)
+        self.check_encoder(encoder)
+        return encoder
+
+    def check_encoder(self, encoder: Encoder) -> None:
+        """Raise `ArtefactError` unless `encoder` is the one whose vectors are stored here."""
+        if encoder.fingerprint != self.info.encoder:
+            raise ArtefactError(
+                f"{self.folder} was built with encoder {self.info.encoder[:12]}, not with {encoder.fingerprint[:12]}: "
+                "vectors of different encoders do not compare; use that encoder or build the memory again"
+            )
+
+    def search(self, text: str | None = None, image: Image.Image | None = None, k: int = 1) -> list[Neighbor]:
+        """The `k` documents nearest to a text, a picture, or both (their mean), nearest first; all of them if k exceeds the bank.
+
+        Scores are cosine similarities; equal scores stand in the order of the bank. Raises `InputError` for a query without
+        either part or with blank text, `UsageError` for k below 1.
+        """
+        if text is not None and not text.strip():
+            raise InputError("the query text is empty; give some words, or a picture alone")
+        if text is None and image is None:
+            raise InputError("the query has neither text nor a picture; give at least one of them")
+        pictures = [] if image is None else [image]
+        query = embed_parts([text or ""], [pictures], self.encoder, ["query"])
+        return self.search_vectors(query, k)[0]
+
+    def search_vectors(self, queries: np.ndarray, k: int) -> list[list[Neighbor]]:
+        """`search` for query vectors (B, E) float32 of length 1."""
+        scores, rows = self.nearest(queries, k)
+        return [
+            [Neighbor(self.store[int(row)], float(score), rank) for rank, (score, row) in enumerate(zip(*hits, strict=True)) if row >= 0]
+            for hits in zip(scores, rows, strict=True)
+        ]
+
+    def nearest(self, queries: np.ndarray, k: int) -> Hits:
+        """Scores (B, k) and rows (B, k) of the nearest documents, without reading them; see `Hits`.
+
+        Raises `UsageError` for k below 1 or queries of another width, `InputError` for NaN or infinity in a query.
+        """
+        if k < 1:
+            raise UsageError(f"k is {k}, expected at least 1")
+        if queries.ndim != 2 or queries.shape[1] != self.info.width:
+            raise UsageError(f"queries have shape {queries.shape}, expected (any number, {self.info.width}) for this memory")
+        if not np.isfinite(queries).all():
+            raise InputError("a query vector holds NaN or infinity; encode the query again")
+        return self.index.search(np.asarray(queries, np.float32), min(k, len(self)))
+
+    def document(self, id: str) -> Document:
+        """The document called `id`. Raises `InputError` if there is none."""
+        if id not in self.store.rows:
+            raise InputError(f"{self.folder} holds no document {id!r}")
+        return self.store[self.store.rows[id]]
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """The ids of all documents, in row order."""
+        return self.store.ids
+
+
+def open_bank(path: Path | str, encoder: Path | str | None = None, verified: bool = True, device: str = "cpu") -> MemoryBank:
+    """Open the memory bank at `path`.
+
+    encoder: where its encoder lies; by default `path/encoder`, then `path/../encoder`. It is only loaded by a search.
+    verified: check every file against its hash first (once, before anything else reads them); False checks names and sizes.
+
+    Raises `ArtefactError` for a folder that is no memory bank, is damaged, or does not hold what it says.
+    """
+    folder = Path(path)
+    verify(folder, KIND, hashes=verified)
+    try:
+        info = validate(BankInfo, read_json(folder / "bank.json"), str(folder / "bank.json"))
+    except UsageError as error:  # a bank of another format is the artefact's fault, not the user's
+        raise ArtefactError(f"{error}; this memory was written by another version, build it again") from None
+    return MemoryBank(folder, info, None if encoder is None else Path(encoder), device)
+
+
+def _find_encoder(folder: Path, given: Path | None, info: BankInfo) -> Path:
+    """The folder of the bank's encoder: the given one, or the first of the two usual places whose fingerprint is right."""
+    if given is not None:
+        return given
+    places = [place for place in (folder / "encoder", folder.absolute().parent / "encoder") if (place / "config.json").is_file()]
+    if not places:
+        raise ArtefactError(f"{folder} carries no encoder and none lies beside it; say where encoder {info.encoder[:12]} is")
+    if info.encoder_kind == "hashing":
+        return places[0]
+    return next((place for place in places if encoder_fingerprint(place) == info.encoder), places[0])
+
+
+def _load_vectors(file: Path, shape: tuple[int, int]) -> np.ndarray:
+    try:
+        vectors: np.ndarray = np.load(file, mmap_mode="c", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ArtefactError(f"{file} cannot be read: {error}; build the memory again") from None
+    if vectors.shape != shape or vectors.dtype != np.float32:
+        raise ArtefactError(f"{file} holds {vectors.dtype} of shape {vectors.shape}, expected float32 {shape}; build it again")
+    return vectors
+
+
+def bank_fingerprint(path: Path | str) -> str:
+    """The identity of the bank at `path`: changes with any byte of it."""
+    return fingerprint(path)

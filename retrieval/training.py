@@ -1,0 +1,239 @@
+"""Training a CLIP from scratch on pairs of pictures and texts, for those who cannot or will not download one.
+
+    documents → text tokenizer, framed pictures → contrastive steps of `cm3.train` → folder in the layout of transformers
+
+The result is an artefact of kind "encoder" that `load_encoder` and transformers' `CLIPModel.from_pretrained` both read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import CLIPConfig, CLIPModel
+
+from cm3.core.artefact import writing
+from cm3.core.errors import UsageError
+from cm3.core.runfile import write_resolved
+from cm3.core.seeding import derive_seed, numpy_generator
+from cm3.documents.document import Document
+from cm3.documents.readers import read_documents
+from cm3.documents.report import ReadReport
+from cm3.documents.split import is_held_out
+from cm3.train.loop import train
+from cm3.train.optimizers import split_decay
+from cm3.train.task import Metrics, Shard
+from retrieval.config import TrainEncoderConfig
+from retrieval.contrastive import alike_pairs, contrastive_loss
+from retrieval.encoders.preprocessing import Preprocessing
+from retrieval.encoders.presets import EncoderShape, TowerShape
+from retrieval.encoders.text import BOS_ID, EOS_ID, PAD_ID, encode_padded, save_text_tokenizer, train_text_tokenizer
+from retrieval.hard_texts import WordExchange
+from retrieval.metrics import recall_metrics
+from retrieval.pairs import Pairs, collect_pairs
+
+KIND = "encoder"
+_MAX_SCALE = 100.0
+
+
+@dataclass(frozen=True)
+class TrainedEncoder:
+    """What `train_encoder` made: the folder, its figures on held-out pairs (empty without any), and what went in, and its records."""
+
+    path: Path
+    metrics: dict[str, float]
+    num_pairs: int
+    num_held_out: int
+    passed_over: int
+    seconds: float
+    history: list[dict[str, Any]]
+
+
+def train_encoder(
+    data: Path | str | Iterable[Document] | None = None,
+    out: Path | str | None = None,
+    config: TrainEncoderConfig | None = None,
+    run_dir: Path | str | None = None,
+    report: ReadReport | None = None,
+) -> TrainedEncoder:
+    """Train an encoder on `data` (a source for `read_documents`, or documents) and write it to `out`.
+
+    `data` and `out` default to those of `config`. Checkpoints and metrics go to `run_dir`; without one they go to a hidden
+    folder beside `out`, named after configuration and data, which is removed at the end. Calling again after an interruption
+    continues there.
+
+    Raises `UsageError` without data or out, `InputError` for fewer than two pairs, and what `train` and `read_documents` raise.
+    """
+    config = config or TrainEncoderConfig()
+    source, target = data if data is not None else config.data, out or config.out
+    if source is None or target is None:
+        raise UsageError("training an encoder needs data and out: where the pairs are, and the folder to write")
+    target, shape = Path(target), config.resolve()
+    documents = read_documents(source, report=report) if isinstance(source, str | Path) else source
+    pairs = collect_pairs(documents, Preprocessing.square(shape.image_size))
+    training, held_out = split_pairs(pairs, config)
+    task = ContrastiveTask(training, held_out, config, shape)
+    scratch = target.with_name(f".{target.name}.run-{_digest(config, pairs)}")
+    result = train(task, config.train, Path(run_dir) if run_dir else scratch, "encoder")
+    metrics = next((_figures(record) for record in reversed(result.history) if record["kind"] == "eval"), {})
+    provenance = {"config": config.model_dump(mode="json"), "metrics": metrics, "pairs": len(training), "held_out": len(held_out)}
+    clip = task.clip
+    if result.ema is not None:
+        clip.load_state_dict({name.removeprefix("clip."): value for name, value in result.ema["pair"].items()}, strict=False)
+    with writing(target, KIND, provenance) as folder:
+        save_encoder(clip, task.tokenizer, shape, folder)
+        write_resolved(config, folder)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return TrainedEncoder(target, metrics, len(training), len(held_out), pairs.passed_over, result.seconds, result.history)
+
+
+def split_pairs(pairs: Pairs, config: TrainEncoderConfig) -> tuple[Pairs, Pairs]:
+    """(training, held-out) pairs by id; a held-out pair whose picture or text also stands in training is in neither."""
+    out = np.array([is_held_out(name, config.held_out_fraction, config.train.seed) for name in pairs.ids])
+    if (~out).sum() < 2:  # so few pairs that training needs them all
+        out[:] = False
+    training = pairs.take(np.flatnonzero(~out))
+    fresh = out & ~np.isin(pairs.image_keys, training.image_keys) & ~np.isin(pairs.text_keys, training.text_keys)
+    return training, pairs.take(np.flatnonzero(fresh)[: config.held_out])
+
+
+class PairModel(nn.Module):
+    """A CLIP whose forward pass gives what the loss needs, so that it can be wrapped for several processes."""
+
+    def __init__(self, clip: CLIPModel) -> None:
+        super().__init__()
+        self.clip = clip
+
+    def forward(self, pixels: Tensor, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Pixels (B, 3, Y, X), ids and mask (M, T) with M ≥ B → unit vectors (B, E) and (M, E), and the scale (0-d)."""
+        images = self.clip.get_image_features(pixel_values=pixels).pooler_output
+        texts = self.clip.get_text_features(input_ids=ids, attention_mask=mask).pooler_output
+        scale = self.clip.logit_scale.exp().clamp(max=_MAX_SCALE)
+        return nn.functional.normalize(images.float(), dim=-1), nn.functional.normalize(texts.float(), dim=-1), scale
+
+
+@dataclass
+class PairBatch:
+    """B pairs. pixels (B, 3, Y, X) float32; ids, mask (B or 2B, T) int64, the texts, then their hard versions; alike (B, B) bool."""
+
+    pixels: Tensor
+    ids: Tensor
+    mask: Tensor
+    alike: Tensor
+
+
+class ContrastiveTask:
+    """Fulfils `TrainingTask`: batches of pairs, the symmetric contrastive loss, recall on held-out pairs."""
+
+    def __init__(self, pairs: Pairs, held_out: Pairs, config: TrainEncoderConfig, shape: EncoderShape) -> None:
+        self.pairs, self.held_out, self.config, self.shape = pairs, held_out, config, shape
+        self.preprocessing = Preprocessing.square(shape.image_size)
+        self.tokenizer = train_text_tokenizer(pairs.texts, shape.vocab_size)
+        self.exchange = WordExchange(pairs.texts) if config.hard_texts else None
+        self.modules: dict[str, nn.Module] = {"pair": PairModel(new_clip(self.tokenizer, config, shape))}
+
+    @property
+    def clip(self) -> CLIPModel:
+        """The network being trained, without wrappers."""
+        model = self.modules["pair"]
+        return getattr(model, "module", model).clip
+
+    def parameter_groups(self) -> dict[str, list[dict[str, Any]]]:
+        """One optimizer for everything; vectors and the scale are not decayed."""
+        return {"model": split_decay(self.modules["pair"].named_parameters())}
+
+    def batch(self, step: int, shard: Shard) -> PairBatch:
+        """The pairs of `shard` in `step`: endless shuffled passes, cut into steps, cut into shards."""
+        size = max(self.config.batch_size // shard.count, 2)
+        rows = _shuffled_rows(len(self.pairs), step * size * shard.count + shard.index * size, size, self.config.train.seed)
+        chosen = self.pairs.take(rows)
+        texts = list(chosen.texts)
+        if self.exchange is not None:
+            rng = numpy_generator(self.config.train.seed, "hard texts", step, shard.index)
+            texts += [self.exchange.draw(text, rng) for text in chosen.texts]
+        ids, mask = encode_padded(self.tokenizer, texts, self.shape.max_text_length)
+        pixels = torch.from_numpy(self.preprocessing.normalize(chosen.frames))
+        alike = alike_pairs(torch.from_numpy(chosen.image_keys), torch.from_numpy(chosen.text_keys))
+        return PairBatch(pixels, torch.from_numpy(ids), torch.from_numpy(mask), alike)
+
+    def loss(self, name: str, batch: PairBatch, step: int) -> tuple[Tensor, Metrics]:
+        """The contrastive loss, and the learned scale."""
+        images, texts, scale = self.modules["pair"](batch.pixels, batch.ids, batch.mask)
+        hard = texts[len(images) :] if len(texts) > len(images) else None
+        return contrastive_loss(images, texts[: len(images)], scale, batch.alike, hard), {"scale": scale.detach()}
+
+    def evaluate(self) -> dict[str, float]:
+        """Recall and reciprocal rank on the held-out pairs; nothing when there are fewer than two."""
+        if len(self.held_out) < 2:
+            return {}
+        images, texts = self._vectors(self.held_out)
+        return recall_metrics(images, texts, self.held_out.image_keys, self.held_out.text_keys)
+
+    def _vectors(self, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
+        device = self.clip.device
+        found = []
+        for start in range(0, len(pairs), 64):
+            part = pairs.take(np.arange(start, min(start + 64, len(pairs))))
+            ids, mask = encode_padded(self.tokenizer, part.texts, self.shape.max_text_length)
+            arrays = (self.preprocessing.normalize(part.frames), ids, mask)
+            images, texts, _ = self.modules["pair"](*(torch.from_numpy(array).to(device) for array in arrays))
+            found.append((images.cpu().numpy(), texts.cpu().numpy()))
+        return np.concatenate([images for images, _ in found]), np.concatenate([texts for _, texts in found])
+
+
+def new_clip(tokenizer: Tokenizer, config: TrainEncoderConfig, shape: EncoderShape) -> CLIPModel:
+    """A CLIP of this shape with fresh weights, the same for the same seed."""
+    size = tokenizer.get_vocab_size()
+    text = _tower(shape.text) | {"vocab_size": size, "max_position_embeddings": shape.max_text_length}
+    text |= {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID, "pad_token_id": PAD_ID}
+    vision = _tower(shape.vision) | {"image_size": shape.image_size, "patch_size": shape.patch_size}
+    clip_config = CLIPConfig(
+        text_config=text,
+        vision_config=vision,
+        projection_dim=shape.projection_dim,
+        logit_scale_init_value=-math.log(config.temperature),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.train.seed, "encoder weights") % 2**63)
+        return CLIPModel(clip_config)
+
+
+def save_encoder(clip: CLIPModel, tokenizer: Tokenizer, shape: EncoderShape, folder: Path) -> None:
+    """Write config.json, model.safetensors, tokenizer.json, tokenizer_config.json and preprocessor_config.json."""
+    clip.save_pretrained(folder)
+    save_text_tokenizer(tokenizer, folder, shape.max_text_length)
+    settings = Preprocessing.square(shape.image_size).to_json()
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+
+
+def _tower(shape: TowerShape) -> dict[str, Any]:
+    return {**shape.model_dump(), "intermediate_size": 4 * shape.hidden_size, "hidden_act": "gelu"}
+
+
+def _shuffled_rows(count: int, start: int, length: int, seed: int) -> np.ndarray:
+    """Positions `start` to `start + length` of the endless row of shuffled passes over `count` rows."""
+    positions = np.arange(start, start + length)
+    epochs, within = np.divmod(positions, count)
+    rows = [numpy_generator(seed, "order", int(epoch)).permutation(count)[within[epochs == epoch]] for epoch in np.unique(epochs)]
+    return np.concatenate(rows)
+
+
+def _digest(config: TrainEncoderConfig, pairs: Pairs) -> str:
+    total = hashlib.sha256(config.model_dump_json(exclude={"data", "out"}).encode())
+    total.update(pairs.image_keys.tobytes())
+    total.update(pairs.text_keys.tobytes())
+    return total.hexdigest()[:12]
+
+
+def _figures(record: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in record.items() if "/" in name or name.startswith("chance")}
