@@ -29,6 +29,7 @@ from cm3.core.errors import ArtefactError, InputError
 from cm3.model import CM3Config, CM3ForCausalLM
 from cm3.tokens.document_tokenizer import DocumentTokenizer
 from cm3.tokens.vocab import Vocab
+from retrieval.encoders.fingerprint import encoder_fingerprint
 
 KIND = "model"
 LANGUAGE_MODEL_KIND = "language_model"  # what pretraining and tuning write: a model folder without its other parts
@@ -77,7 +78,7 @@ def assemble_model_folder(
     or one of them is damaged, `StorageError` when the disk is full.
     """
     present = parts.present()
-    fingerprints = {name: artefact.verify(path).fingerprint for name, path in present.items()}
+    fingerprints = {name: _verified_fingerprint(name, path) for name, path in present.items()}
     require_fitting(model.config, tokenizer.vocab, str(out))
     _require_own_encoder(present)
     if IMAGE_TOKENIZER in present:
@@ -149,7 +150,7 @@ def _require_stated_parts(path: Path, manifest: Manifest) -> dict[str, Path]:
     for name, folder in present.items():
         if not folder.is_dir():
             raise ArtefactError(f"{path} is incomplete: {name}/ is missing; restore it from a copy or make the folder again")
-        if (given := artefact.fingerprint(folder)) != stated[name]:
+        if (given := _fingerprint(name, folder)) != stated[name]:
             raise ArtefactError(
                 f"{path}: {name}/ ({given[:12]}) is not the part that the model was put together with "
                 f"({stated[name][:12]}); they do not belong together"
@@ -158,14 +159,25 @@ def _require_stated_parts(path: Path, manifest: Manifest) -> dict[str, Path]:
     return present
 
 
+def _verified_fingerprint(name: str, folder: Path) -> str:
+    if name != ENCODER or (folder / artefact.MANIFEST).exists():
+        artefact.verify(folder)
+    return _fingerprint(name, folder)
+
+
+def _fingerprint(name: str, folder: Path) -> str:
+    """Of an encoder over the files that decide its vectors (a downloaded one has no manifest), else of the manifest."""
+    return encoder_fingerprint(folder) if name == ENCODER else artefact.fingerprint(folder)
+
+
 def _require_own_encoder(present: Mapping[str, Path]) -> None:
-    """A memory searched with another encoder than it was embedded with finds nonsense."""
-    if MEMORY not in present or ENCODER not in present:
+    """A memory searched with another encoder than its vectors were made with finds nonsense."""
+    if MEMORY not in present or ENCODER not in present or (present[MEMORY] / ENCODER).is_dir():
         return
-    stated = artefact.read_manifest(present[MEMORY]).provenance.get("encoder")
-    given = artefact.fingerprint(present[ENCODER])
-    if isinstance(stated, str) and stated != given:
+    stated = artefact.read_json(present[MEMORY] / "bank.json").get("encoder", "")
+    given = encoder_fingerprint(present[ENCODER])
+    if stated != given:
         raise ArtefactError(
-            f"{MEMORY}/ was embedded with another encoder ({stated[:12]}) than {ENCODER}/ ({given[:12]}); "
+            f"{present[MEMORY]} was embedded with encoder {stated[:12]}, {present[ENCODER]} is encoder {given[:12]}; "
             "they do not belong together"
         )
