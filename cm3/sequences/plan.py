@@ -88,10 +88,16 @@ class RowPlan:
     def row(self, number: int) -> list[Entry]:
         """The documents of row `number` ≥ 0."""
         while self._rows_before[-1] <= number:
-            rows = self._window(len(self._rows_before) - 1)
-            self._rows_before.append(self._rows_before[-1] + len(rows))
+            self.first_row(len(self._rows_before))
         window = bisect_right(self._rows_before, number) - 1
         return self._window(window)[number - self._rows_before[window]]
+
+    def first_row(self, window: int) -> int:
+        """The number of the first row of window `window` ≥ 0: how many rows all windows before it have."""
+        while len(self._rows_before) <= window:
+            rows = self._window(len(self._rows_before) - 1)
+            self._rows_before.append(self._rows_before[-1] + len(rows))
+        return self._rows_before[window]
 
     def _make_window(self, window: int) -> list[list[Entry]]:
         rng = numpy_generator(self._seed, "rows", window)
