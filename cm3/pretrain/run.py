@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from pydantic import Field
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -24,16 +26,19 @@ from cm3.model.embedding_init import project_codebook, set_image_embeddings
 from cm3.model.presets import create_model, preset
 from cm3.pretrain.objective import LossConfig, TokenObjective
 from cm3.pretrain.task import TokenTask
+from cm3.sequences.augmentation import AugmentationConfig, AugmentedSource
 from cm3.sequences.batch import Batch
 from cm3.sequences.loader import LoaderConfig, SequenceLoader, one_pass
 from cm3.sequences.objectives import ObjectiveConfig
 from cm3.sequences.shards import TokenShards
+from cm3.sequences.sources import Mixture
 from cm3.tokens import DocumentTokenizer, Vocab
 from cm3.train.config import TrainConfig
 from cm3.train.loop import TrainResult, train
 
 CODEBOOK_FILE = "codebook.safetensors"
 KIND = "language_model"
+NEIGHBORS_KIND, NEIGHBORS_FILE = "neighbors", "table.npy"
 
 
 class ModelSection(RunConfig):
@@ -41,15 +46,24 @@ class ModelSection(RunConfig):
     token embeddings from the code vectors of the image tokenizer, where the tokenizer folder has them."""
 
     preset: str = "tiny"
-    overrides: dict[str, Any] = {}
+    overrides: dict[str, Any] = Field(default_factory=dict)
     codebook_init: bool = True
+
+
+class NeighborSection(RunConfig):
+    """Retrieval augmentation: `table` is a folder with table.npy, (N, K) integers: for each of the N documents the indices of its
+    neighbors among them, nearest first, -1 where there are fewer; `share` of the documents get theirs, the rest stand alone."""
+
+    table: Path
+    share: float = Field(0.5, gt=0, lt=1)
+    augmentation: AugmentationConfig = AugmentationConfig()
 
 
 class PretrainConfig(RunConfig):
     """A pretraining run.
 
     tokens: token shards (`cm3 tokenize`); tokenizer: the document tokenizer they were made with; held_out: shards for
-    evaluation, at most `held_out_documents` of them; out: where the language model goes.
+    evaluation, at most `held_out_documents` of them; out: where the language model goes; neighbors: retrieval augmentation.
     """
 
     tokens: Path
@@ -57,6 +71,7 @@ class PretrainConfig(RunConfig):
     out: Path
     held_out: Path | None = None
     held_out_documents: int = 512
+    neighbors: NeighborSection | None = None
     model: ModelSection = ModelSection()
     loader: LoaderConfig = LoaderConfig()
     loss: LossConfig = LossConfig()
@@ -69,7 +84,7 @@ def pretrain(config: PretrainConfig) -> TrainResult:
     Raises `ArtefactError` when shards and tokenizer do not belong together, and what `cm3.train.loop.train` raises.
     """
     tokenizer = DocumentTokenizer.load(config.tokenizer)
-    loader = SequenceLoader(TokenShards(config.tokens, tokenizer.vocab), tokenizer.vocab, config.loader, config.train.seed)
+    loader = SequenceLoader(training_documents(config, tokenizer.vocab), tokenizer.vocab, config.loader, config.train.seed)
     model = build_model(config.model, tokenizer.vocab, config.train.seed, _codebook(config))
     objective = TokenObjective(model, tokenizer.vocab, config.loss)
     task = TokenTask(objective, loader, held_out_batches(config, tokenizer.vocab))
@@ -78,6 +93,22 @@ def pretrain(config: PretrainConfig) -> TrainResult:
     write_resolved(config, run_dir)
     save_language_model(config.out, model, tokenizer, result, {"config": config.model_dump(mode="json")})
     return result
+
+
+def training_documents(config: PretrainConfig, vocab: Vocab) -> Mixture:
+    """The shards alone, or mixed with themselves behind their neighbors. Raises `ArtefactError` for a table of other shards."""
+    shards = TokenShards(config.tokens, vocab)
+    if (section := config.neighbors) is None:
+        return Mixture([(shards, 1.0)])
+    artefact.verify(section.table, NEIGHBORS_KIND)
+    table = np.load(section.table / NEIGHBORS_FILE)
+    if len(table) != len(shards):
+        raise ArtefactError(
+            f"{section.table} has the neighbors of {len(table)} documents, {config.tokens} holds {len(shards)}; "
+            "they do not belong together"
+        )
+    augmented = AugmentedSource(shards, shards, table, vocab, section.augmentation, config.train.seed)
+    return Mixture([(shards, 1.0 - section.share), (augmented, section.share)])
 
 
 def run_folder(out: Path) -> Path:
