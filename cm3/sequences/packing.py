@@ -19,8 +19,8 @@ def pack(lengths: np.ndarray, row_length: int) -> list[list[int]]:
     rows: list[list[int]] = []
     with_room: list[list[int]] = [[] for _ in range(row_length + 1)]  # free tokens → rows with exactly that many
     rooms = 0  # bit f is set when some row has f free tokens: the tightest fit is the lowest set bit from `length` up
-    for index in np.argsort(-lengths, kind="stable").tolist():
-        length = int(lengths[index])
+    order = np.argsort(-lengths, kind="stable")
+    for index, length in zip(order.tolist(), lengths[order].tolist()):
         fitting = rooms >> length
         if fitting:
             free = length + (fitting & -fitting).bit_length() - 1

@@ -47,26 +47,26 @@ class DocumentStream:
         self.skipped = len(self.source) - len(self.usable)
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
 
-    def items(self, start: int, stop: int) -> list[tuple[int, int, int, int]]:
-        """(epoch, index, count, reserved length) of stream positions [start, stop)."""
-        items = []
+    def items(self, start: int, stop: int) -> np.ndarray:
+        """(stop − start, 4) int64: epoch, index, span count and reserved length of stream positions [start, stop)."""
+        pieces = []
         size = len(self.usable)
         while start < stop:
             epoch, offset = divmod(start, size)
             taken = min(stop - start, size - offset)
-            columns = self._epoch(epoch)[:, offset : offset + taken].tolist()
-            items += [(epoch, *rest) for rest in zip(*columns)]
+            rows = self._epoch(epoch)[offset : offset + taken]
+            pieces.append(np.concatenate([np.full((taken, 1), epoch), rows], axis=1))
             start += taken
-        return items
+        return np.concatenate(pieces) if pieces else np.empty((0, 4), np.int64)
 
     def _make_epoch(self, epoch: int) -> np.ndarray:
-        """(3, N): index, span count and reserved length of every usable document in the order of this epoch."""
+        """(N, 3): index, span count and reserved length of every usable document in the order of this epoch."""
         keys = (self._number, epoch)
         order = self.usable[numpy_generator(self._seed, "order", *keys).permutation(len(self.usable))]
         counts = self.objective.counts(len(self.source), numpy_generator(self._seed, "counts", *keys), self.config)
         lengths = self.source.lengths(epoch)
         fitting = np.minimum(counts, (self._row_length - lengths) // TOKENS_PER_SPAN)[order]
-        return np.stack([order, fitting, lengths[order] + TOKENS_PER_SPAN * fitting])
+        return np.stack([order, fitting, lengths[order] + TOKENS_PER_SPAN * fitting], axis=1)
 
 
 class RowPlan:
@@ -90,23 +90,23 @@ class RowPlan:
         while self._rows_before[-1] <= number:
             self.first_row(len(self._rows_before))
         window = bisect_right(self._rows_before, number) - 1
-        return self._window(window)[number - self._rows_before[window]]
+        table, rows = self._window(window)
+        return [Entry(*fields) for fields in table[rows[number - self._rows_before[window]], :4].tolist()]
 
     def first_row(self, window: int) -> int:
         """The number of the first row of window `window` ≥ 0: how many rows all windows before it have."""
         while len(self._rows_before) <= window:
-            rows = self._window(len(self._rows_before) - 1)
+            _, rows = self._window(len(self._rows_before) - 1)
             self._rows_before.append(self._rows_before[-1] + len(rows))
         return self._rows_before[window]
 
-    def _make_window(self, window: int) -> list[list[Entry]]:
+    def _make_window(self, window: int) -> tuple[np.ndarray, list[list[int]]]:
+        """The documents of a window, (W, 5) int64: the fields of `Entry` and the reserved length; and its rows."""
         rng = numpy_generator(self._seed, "rows", window)
-        before, after = (self._mixture.taken(self._size * n) for n in (window, window + 1))
-        entries, lengths = [], []
-        for part, stream in enumerate(self.streams):
-            for epoch, index, count, length in stream.items(int(before[part]), int(after[part])):
-                entries.append(Entry(part, epoch, index, count))
-                lengths.append(length)
-        order = rng.permutation(len(entries)).tolist()  # mixes the sources among documents of equal length
-        rows = pack(np.array(lengths, np.int64)[order], self._row_length)
-        return [[entries[order[item]] for item in rows[row]] for row in rng.permutation(len(rows)).tolist()]
+        before, after = (self._mixture.taken(self._size * n).tolist() for n in (window, window + 1))
+        items = [stream.items(start, stop) for stream, start, stop in zip(self.streams, before, after)]
+        parts = np.repeat(np.arange(len(items)), [len(item) for item in items])
+        table = np.concatenate([parts[:, None], np.concatenate(items)], axis=1)
+        table = table[rng.permutation(len(table))]  # mixes the sources among documents of equal length
+        rows = pack(table[:, 4], self._row_length)
+        return table, [rows[row] for row in rng.permutation(len(rows)).tolist()]
