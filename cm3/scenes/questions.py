@@ -64,7 +64,7 @@ def names_of(scene: Scene, item: SceneObject, forms: Iterable[Form] = FORMS) -> 
 
 
 def name_by(item: SceneObject, form: Form) -> str:
-    """ "the" and the attributes of `form`: "the large circle", "the object in the center"."""
+    """ "the" and the attributes of `form`: "the large circle", "the object at the middle center"."""
     words = [str(getattr(item, attribute)) for attribute in ("size", "color") if attribute in form]
     noun = item.shape if "shape" in form else "object"
     place = [position_phrase(item.cell)] if "position" in form else []

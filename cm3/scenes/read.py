@@ -2,7 +2,8 @@
 
 Every cell is compared with every rendering it could hold (nothing, or any shape, color and size, on every background, at
 every shift that the jitter allows) by squared pixel distance. The background is the one whose best cells fit best in total; each
-cell is then the nearest rendering on it. Distances of many cells to all renderings are one matrix product.
+cell is then the nearest rendering on it. Distances of many cells to all renderings are one matrix product. Pictures of more than
+48 pixels are read at 48: what is in a scene is as plain there, and the table of renderings stays small.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
+from math import ceil
 
 import numpy as np
 from einops import rearrange
@@ -21,21 +23,33 @@ from cm3.scenes.world import BACKGROUNDS, COLORS, GRID, SHAPES, SIZES, Scene, Sc
 
 _Look = tuple[str, str, str, tuple[int, int]]  # shape, color, size, offset
 _BATCH = 256
+_READING_SIZE = 48
 
 
 def read_scene(image: Image.Image, config: WorldConfig | None = None) -> Scene:
-    """The scene nearest to the picture. Another size than `config.image_size` (default 48) is resampled to it."""
+    """The scene nearest to the picture, which may have any size; `config` says how large scenes are rendered (default 48).
+
+    Shifts of objects are found to the pixel of a 48-pixel picture, where `config.jitter` allows any.
+    """
     return read_scenes([image], config)[0]
 
 
 def read_scenes(images: Sequence[Image.Image], config: WorldConfig | None = None) -> list[Scene]:
     """`read_scene` for many pictures at once."""
-    config = config or WorldConfig()
+    config = _reading_config(config or WorldConfig())
     scenes: list[Scene] = []
     for start in range(0, len(images), _BATCH):
         pixels = np.stack([_pixels(image, config.image_size) for image in images[start : start + _BATCH]])
         scenes += _read(pixels, config)
     return scenes
+
+
+def _reading_config(config: WorldConfig) -> WorldConfig:
+    """The same world at the size at which it is read, with the jitter to scale."""
+    if config.image_size <= _READING_SIZE:
+        return config
+    jitter = ceil(config.jitter * _READING_SIZE / config.image_size)
+    return WorldConfig(image_size=_READING_SIZE, jitter=jitter)
 
 
 def _pixels(image: Image.Image, size: int) -> np.ndarray:

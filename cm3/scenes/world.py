@@ -33,7 +33,8 @@ BACKGROUNDS: Mapping[str, tuple[int, int, int]] = {
     "gray": (136, 140, 146),
     "pink": (248, 190, 208),
 }
-POSITIONS = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
+ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "center", "right")
+POSITIONS = tuple(f"{row} {column}" for row in ROWS for column in COLUMNS)  # always two words: one a row, one a column
 RELATIONS = ("left of", "right of", "above", "below")
 
 Cell = tuple[int, int]
@@ -50,8 +51,8 @@ def position_cell(name: str) -> Cell:
 
 
 def position_phrase(cell: Cell) -> str:
-    """The cell as it stands in a sentence: "at the top left", "in the center"."""
-    return f"{'in' if cell == (1, 1) else 'at'} the {position_name(cell)}"
+    """The cell as it stands in a sentence: "at the top left", "at the middle center"."""
+    return f"at the {position_name(cell)}"
 
 
 @dataclass(frozen=True, order=True)

@@ -39,7 +39,7 @@ def follow(scene, instruction):
 
 
 def replaced(scene, phrase, **changes):
-    words, _, place = re.sub(" in the ", " at the ", phrase).partition(" at the ")
+    words, _, place = phrase.partition(" at the ")
     wanted = words.removeprefix("the ").split()
     (item,) = (
         item

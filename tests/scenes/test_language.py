@@ -43,14 +43,14 @@ def test_captions_are_true_and_clean(kind):
 
 def test_full_captions_have_four_wordings_and_two_orders():
     assert wordings(TWO, "full") == {
-        "a large red circle at the top left and a small orange square in the center on a white background",
-        "a small orange square in the center and a large red circle at the top left on a white background",
-        "on a white background, a large red circle at the top left and a small orange square in the center",
-        "on a white background, a small orange square in the center and a large red circle at the top left",
-        "white background: large red circle top left, small orange square center",
-        "white background: small orange square center, large red circle top left",
-        "at the top left a large red circle and in the center a small orange square on white",
-        "in the center a small orange square and at the top left a large red circle on white",
+        "a large red circle at the top left and a small orange square at the middle center on a white background",
+        "a small orange square at the middle center and a large red circle at the top left on a white background",
+        "on a white background, a large red circle at the top left and a small orange square at the middle center",
+        "on a white background, a small orange square at the middle center and a large red circle at the top left",
+        "white background: large red circle top left, small orange square middle center",
+        "white background: small orange square middle center, large red circle top left",
+        "at the top left a large red circle and at the middle center a small orange square on white",
+        "at the middle center a small orange square and at the top left a large red circle on white",
     }
 
 

@@ -16,11 +16,11 @@ BLUE_SQUARE = StatedObject("square", "blue", "small", (1, 1))
 @pytest.mark.parametrize(
     "text",
     [
-        "a large red circle at the top left and a small blue square in the center on a white background",
-        "on a white background, a large red circle at the top left and a small blue square in the center",
-        "white background: large red circle top left, small blue square center",
-        "at the top left a large red circle and in the center a small blue square on white",
-        "A LARGE red circle at the top left and a small blue square in the center on a white background.",
+        "a large red circle at the top left and a small blue square at the middle center on a white background",
+        "on a white background, a large red circle at the top left and a small blue square at the middle center",
+        "white background: large red circle top left, small blue square middle center",
+        "at the top left a large red circle and at the middle center a small blue square on white",
+        "A LARGE red circle at the top left and a small blue square at the middle center on a white background.",
     ],
 )
 def test_every_wording_of_a_full_caption(text):
@@ -38,7 +38,7 @@ def test_relations():
 
 
 def test_left_is_a_position_and_left_of_a_relation():
-    stated = parse_caption("a red circle at the left above a blue square at the right")
+    stated = parse_caption("a red circle at the middle left above a blue square at the middle right")
     assert [item.cell for item in stated.objects] == [(1, 0), (1, 2)]
     assert stated.relations == ((0, "above", 1),)
 
@@ -65,10 +65,10 @@ def test_nothing_is_a_whole_scene():
         "a red blue circle",
         "left of a circle",
         "a circle left of",
-        "a purple elephant at the top",
+        "a purple elephant at the top center",
         "a red circle on a white background on a black background",
         "two objects and three objects",
-        "a circle at the top left at the bottom",
+        "a circle at the top left at the bottom center",
     ],
 )
 def test_faults_are_not_clean(text):

@@ -27,7 +27,7 @@ def draw(count, split="any"):
 
 def pointed_at(scene, phrase):
     """The objects that a phrase like "the small red circle at the top left" fits, found by its words alone."""
-    words, _, place = phrase.partition(" at the ") if " at the " in phrase else phrase.partition(" in the ")
+    words, _, place = phrase.partition(" at the ")
     wanted = [word for word in words.split() if word not in ("the", "object")]
     return [
         item

@@ -37,9 +37,9 @@ def test_every_object_on_every_background_is_read_back():
 @settings(deadline=None, max_examples=25, derandomize=True)
 @given(
     seed=st.integers(0, 2**32),
-    image_size=st.sampled_from([24, 48, 72, 96]),
+    image_size=st.sampled_from([24, 48, 72, 96, 216]),
     objects=st.integers(1, 9),
-    jitter=st.integers(0, 2),
+    jitter=st.integers(0, 5),
     texture=st.integers(0, 2),
 )
 def test_any_scene_of_any_world_is_read_back(seed, image_size, objects, jitter, texture):

@@ -115,7 +115,7 @@ def test_fraction_counts_single_statements():
 @pytest.mark.parametrize(
     ("text", "attributes"),
     [
-        ("a small red circle at the top left and a small blue square in the center on a white background", 7 / 8),
+        ("a small red circle at the top left and a small blue square at the middle center on a white background", 7 / 8),
         ("a large red circle at the top left on a white background", 4 / 8),
         (WRONG["extra"].describe(), 8 / 12),
         ("", 0),
@@ -162,7 +162,7 @@ def test_an_endless_caption_is_judged_in_time():
         (" Yes.", "yes", True),
         ("the top-left", "top left", True),
         ("2", "two", True),
-        ("in the center", "center", True),
+        ("at the middle center", "middle center", True),
         ("two", "three", False),
         ("left", "top left", False),
         ("yes no", "yes", False),

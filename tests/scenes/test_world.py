@@ -37,7 +37,7 @@ def test_objects_stand_in_reading_order():
 
 def test_describe_names_everything():
     assert Scene((SQUARE, CIRCLE), "white").describe() == (
-        "a large red circle at the top left and a small orange square in the center on a white background"
+        "a large red circle at the top left and a small orange square at the middle center on a white background"
     )
     assert Scene((), "black").describe() == "nothing on a black background"
 
