@@ -77,8 +77,8 @@ class Checkpoints:
             saved = read_json(path / "state.json")
             for problem in damaged:
                 warnings.warn(f"skipped a damaged checkpoint, continuing from {path.name}: {problem}", stacklevel=2)
-            _warn_differences(path, saved, _describe(state, config, processes))
             state.read(path)
+            _warn_differences(path, saved, _describe(state, config, processes))
             state.step, state.seconds = int(saved["step"]), float(saved["seconds"])
             return path
         if damaged:

@@ -54,7 +54,11 @@ class Meter:
         if accelerator.num_processes > 1:
             # gloo and NCCL both reduce float32 everywhere; float64 is missing on some accelerators
             sums = accelerator.reduce(sums.float().to(accelerator.device), "sum").double().cpu()
-        return {name: float(total if name == "tokens" else total / weight) for name, (total, weight) in zip(names, sums.tolist())}
+        means = sums[:, 0] / sums[:, 1]  # not a number where nothing had weight
+        figures = {name: float(mean) for name, mean in zip(names, means)}
+        if "tokens" in figures:
+            figures["tokens"] = float(sums[names.index("tokens"), 0])
+        return figures
 
 
 class RunLog:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,9 @@ def in_child() -> Callable[..., int]:
     """Run `work` in a forked process; returns its pid, or with wait=True its exit code (negative: the signal)."""
 
     def run(work: Callable[[], object], wait: bool = True) -> int:
-        pid = os.fork()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads around; the child only needs its own
+            pid = os.fork()
         if pid == 0:
             code = 1
             try:

@@ -1,0 +1,183 @@
+"""Checkpoints: dying anywhere loses nothing, damage is found and passed over, a full disk harms nothing."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import time
+from types import SimpleNamespace
+
+import pytest
+from torch import nn
+
+from cm3.core.artefact import read_json, verify
+from cm3.core.errors import ArtefactError, StorageError, UsageError
+from cm3.train import state as state_module
+from cm3.train.checkpoints import Checkpoints
+from cm3.train.config import TrainConfig
+from cm3.train.crashpoints import CRASH_POINTS, require_known_crash_point
+from cm3.train.state import RunState
+
+
+@pytest.fixture
+def uninterrupted(tmp_path, settings, train_quietly, tiny_task, state_hashes):
+    """Hashes and configuration of a run of six steps that saves in every second one."""
+    config = settings(steps=6, checkpoint_every=2, keep_checkpoints=1, eval_every=2)
+    train_quietly(tiny_task(), config, tmp_path / "whole")
+    return SimpleNamespace(config=config, hashes=state_hashes(tmp_path / "whole", 6))
+
+
+@pytest.mark.parametrize("point", CRASH_POINTS)
+def test_dying_at_any_named_moment_loses_nothing(
+    point, uninterrupted, tmp_path, monkeypatch, train_quietly, tiny_task, in_child, state_hashes
+):
+    step = {"resumed": 0, "finished": 6, "batch-ready": 3, "gradients-ready": 3, "updated": 3}.get(point, 4)
+    monkeypatch.setenv("CRASH_AT", f"{point}@{step}")
+    assert in_child(lambda: train_quietly(tiny_task(), uninterrupted.config, tmp_path / "run")) == 137
+    monkeypatch.delenv("CRASH_AT")
+    result = train_quietly(tiny_task(), uninterrupted.config, tmp_path / "run")
+    assert state_hashes(tmp_path / "run", 6) == uninterrupted.hashes
+    assert [record["step"] for record in result.history if record["kind"] == "eval"] == [2, 4, 6]
+    assert sorted(entry.name for entry in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-00000006"]
+
+
+def test_killing_at_random_moments_loses_nothing(uninterrupted, tmp_path, train_quietly, tiny_task, in_child, state_hashes):
+    rng = random.Random(0)
+    run_dir = tmp_path / "run"
+    kills = 0
+    for _ in range(12):
+        slow = tiny_task(lambda step: time.sleep(0.002))
+        pid = in_child(lambda: train_quietly(slow, uninterrupted.config, run_dir), wait=False)  # noqa: B023
+        time.sleep(rng.uniform(0.005, 0.08))
+        os.kill(pid, signal.SIGKILL)
+        kills += os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    assert kills
+    train_quietly(tiny_task(), uninterrupted.config, run_dir)
+    assert state_hashes(run_dir, 6) == uninterrupted.hashes
+
+
+def test_an_unknown_crash_point_is_refused(monkeypatch):
+    monkeypatch.setenv("CRASH_AT", "step-dome")
+    with pytest.raises(UsageError, match="did you mean 'step-done'"):
+        require_known_crash_point()
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "missing", "extra", "no manifest"])
+def test_a_damaged_checkpoint_is_named_and_passed_over(
+    damage, tmp_path, settings, train_quietly, tiny_task, state_hashes
+):
+    config = settings(steps=6, checkpoint_every=3)
+    train_quietly(tiny_task(), config, tmp_path)
+    expected = state_hashes(tmp_path, 6)
+    newest = tmp_path / "checkpoints" / "step-00000006"
+    target = newest / "optimizer-model.safetensors"
+    content = bytearray(target.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 4
+        target.write_bytes(content)
+    elif damage == "cut":
+        target.write_bytes(content[:-9])
+    elif damage == "missing":
+        target.unlink()
+    elif damage == "extra":
+        (newest / "more.safetensors").write_bytes(b"")
+    else:
+        (newest / "manifest.json").unlink()
+    resumed = tiny_task()
+    with pytest.warns(UserWarning, match=r"skipped a damaged checkpoint, continuing from step-00000003: .*step-00000006"):
+        train_quietly(resumed, config, tmp_path)
+    assert resumed.calls[0][0] == 3
+    assert state_hashes(tmp_path, 6) == expected  # replaced by a good one
+    verify(newest)
+
+
+def test_nothing_intact_is_an_error_and_not_a_fresh_start(tmp_path, settings, train_quietly, tiny_task):
+    config = settings(steps=3)
+    train_quietly(tiny_task(), config, tmp_path)
+    (tmp_path / "checkpoints" / "step-00000003" / "state.json").write_text("{}")
+    with pytest.raises(ArtefactError, match=r"no checkpoint in .* is intact; remove that folder"):
+        train_quietly(tiny_task(), config, tmp_path)
+
+
+def test_a_checkpoint_of_another_model_is_refused_with_a_reason(tmp_path, settings, train_quietly, tiny_task):
+    class Wider(tiny_task):
+        def __init__(self):
+            super().__init__()
+            self.modules["model"][4] = nn.Linear(12, 7)
+
+    train_quietly(tiny_task(), settings(steps=3), tmp_path)
+    with pytest.raises(ArtefactError, match=r"step-00000003 does not fit this run: .*size mismatch for 4.weight"):
+        train_quietly(Wider(), settings(steps=6), tmp_path)
+
+
+def test_changed_settings_are_named(tmp_path, settings, train_quietly, tiny_task):
+    train_quietly(tiny_task(), settings(steps=3), tmp_path)
+    with pytest.warns(UserWarning, match=r"continuing step-00000003 .* config.seed 0 -> 5, config.steps 3 -> 4"):
+        train_quietly(tiny_task(), settings(steps=4, seed=5, log_every=1), tmp_path)
+
+
+def test_another_thread_count_is_named(tmp_path, settings, train_quietly, tiny_task, monkeypatch):
+    train_quietly(tiny_task(), settings(steps=3), tmp_path)
+    threads = read_json(tmp_path / "checkpoints" / "step-00000003" / "state.json")["threads"]
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads + 1)
+    with pytest.warns(UserWarning, match=rf"threads {threads} -> {threads + 1}"):
+        train_quietly(tiny_task(), settings(steps=3), tmp_path)
+
+
+@pytest.fixture
+def small_state():
+    """The state of a network without optimizers."""
+    return RunState({"model": nn.Linear(3, 3)}, {})
+
+
+def test_retention_never_removes_the_newest_good_one(tmp_path, small_state, monkeypatch):
+    """Model-based: random saves, failing saves and stray deletions against a list of what must be there."""
+    rng = random.Random(1)
+    expected: list[int] = []
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in range(1, 60):
+        small_state.step = step
+        if rng.random() < 0.3:
+            with monkeypatch.context() as patch, pytest.raises(StorageError):
+                patch.setattr(state_module, "save_file", _full_disk)
+                checkpoints.save(small_state, TrainConfig(), 1)
+        elif expected and rng.random() < 0.15:
+            shutil.rmtree(checkpoints.paths()[expected.pop(rng.randrange(len(expected)))])
+        else:
+            checkpoints.save(small_state, TrainConfig(), 1)
+            expected = [*expected, step][-2:]
+        assert list(checkpoints.paths()) == expected
+        if expected:
+            verify(checkpoints.paths()[expected[-1]], kind="checkpoint")
+
+
+def test_later_checkpoints_of_a_damaged_future_survive_a_save(tmp_path, small_state):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for step in (3, 9, 4):
+        small_state.step = step
+        checkpoints.save(small_state, TrainConfig(), 1)
+    assert list(checkpoints.paths()) == [4, 9]
+
+
+def test_a_checkpoint_that_cannot_fit_is_refused_before_writing(tmp_path, small_state, monkeypatch):
+    monkeypatch.setattr("cm3.train.checkpoints.shutil.disk_usage", lambda path: SimpleNamespace(free=10))
+    with pytest.raises(StorageError, match=r"needs 48 bytes, 10 are free"):
+        Checkpoints(tmp_path, keep=1).save(small_state, TrainConfig(), 1)
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_a_full_disk_keeps_the_old_checkpoint_and_leaves_no_stump(tmp_path, settings, train_quietly, tiny_task, monkeypatch):
+    def full_from_step_five(step):
+        if step == 5:
+            monkeypatch.setattr(state_module, "save_file", _full_disk)
+
+    with pytest.raises(StorageError, match="no space left"):
+        train_quietly(tiny_task(full_from_step_five), settings(), tmp_path)
+    assert [entry.name for entry in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
+    verify(tmp_path / "checkpoints" / "step-00000003")
+
+
+def _full_disk(*arguments, **options):
+    raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")

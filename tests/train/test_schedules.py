@@ -1,0 +1,56 @@
+"""Schedules: known points of every shape, warm-up, and that a factor always lies between its floor and 1."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cm3.train.config import TrainConfig
+from cm3.train.schedules import learning_rate_factor
+
+SCHEDULES = ("constant", "cosine", "wsd", "polynomial")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [1.0, 1.0, 1.0, 1.0]),
+        ("cosine", [1.0, 0.5, 0.1464466, 0.0061558]),
+        ("wsd", [1.0, 1.0, 0.5, 0.1]),
+        ("polynomial", [1.0, 0.25, 0.0625, 0.0025]),
+    ],
+)
+def test_known_points(schedule, expected):
+    config = TrainConfig(steps=120, warmup_steps=20, schedule=schedule, decay_fraction=0.5, power=2.0)
+    assert [learning_rate_factor(config, step) for step in (20, 70, 95, 115)] == pytest.approx(expected, abs=1e-6)
+
+
+def test_warmup_rises_linearly_and_is_never_zero():
+    config = TrainConfig(steps=100, warmup_steps=4, schedule="constant")
+    assert [learning_rate_factor(config, step) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+
+
+def test_the_floor_is_reached():
+    config = TrainConfig(steps=10, schedule="wsd", decay_fraction=1.0, min_lr_ratio=0.1)
+    assert learning_rate_factor(config, 0) == 1.0
+    assert learning_rate_factor(config, 5) == pytest.approx(0.55)
+    assert learning_rate_factor(config, 10) == pytest.approx(0.1)
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(
+    schedule=st.sampled_from(SCHEDULES),
+    steps=st.integers(1, 50),
+    warmup=st.integers(0, 60),
+    fraction=st.floats(0, 1),
+    floor=st.floats(0, 1),
+)
+def test_factors_stay_in_range_and_never_rise_after_warmup(schedule, steps, warmup, fraction, floor):
+    config = TrainConfig(steps=steps, warmup_steps=warmup, schedule=schedule, decay_fraction=fraction, min_lr_ratio=floor)
+    factors = [learning_rate_factor(config, step) for step in range(steps + 3)]
+    assert all(0.0 < factor <= 1.0 + 1e-12 or (factor == 0.0 and floor == 0.0) for factor in factors)
+    after = factors[warmup:]
+    assert all(later <= earlier + 1e-12 for earlier, later in itertools.pairwise(after))
