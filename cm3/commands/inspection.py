@@ -64,8 +64,8 @@ def info(path: Annotated[Path, typer.Argument(help="A model folder or any other 
     }
     rows = [{"file": name, "bytes": entry.size} for name, entry in sorted(manifest.files.items())]
     versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
-    head = f"{path}: {manifest.kind}, {size:,} bytes in {len(rows)} files\nmade with {versions}\nfingerprint {manifest.fingerprint}"
-    emit(value, f"{head}\n{table(rows)}", as_json)
+    head = f"{path}: {manifest.kind}, {size:,} bytes in {len(rows)} files"
+    emit(value, "\n".join([head, f"made with {versions}", f"fingerprint {manifest.fingerprint}", table(rows)]), as_json)
 
 
 def verify(path: Annotated[Path, typer.Argument(help="A model folder or any other artefact.")], as_json: AsJson = False) -> None:

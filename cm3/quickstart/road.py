@@ -8,6 +8,7 @@ On the embedded world all five tasks are tuned; on a user's pictures with texts,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from cm3.quickstart.settings import NUM_NEIGHBORS, Places, Settings
 from cm3.quickstart.stages import Stage
 
 MIN_PAIRS = 16
+TEXT_DOCUMENTS = 3000  # of each task, to train the text tokenizer on
 HELD_OUT_FRACTION = 0.1
 
 
@@ -206,7 +208,7 @@ def _texts(settings: Settings) -> Any:
     for entry in settings.tuning.mixture:
         task = entry.make_task()
         rng = numpy_generator("texts", entry.task)
-        for document in read_format(entry.data, entry.format or task.data_format):
+        for document in islice(read_format(entry.data, entry.format or task.data_format), TEXT_DOCUMENTS):
             segments = [segment for turn in task.turns(document, rng) for segment in turn.segments]
             yield Document(document.id, tuple(segment for segment in segments if isinstance(segment, TextSegment)))
 

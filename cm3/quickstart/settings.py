@@ -123,10 +123,11 @@ def _scenes(config: QuickstartConfig, places: Places) -> Settings:
     )
     return Settings(
         world=WorldConfig(),
-        num_train=config.size(24_000, least=64),
+        num_train=config.size(18_000, least=64),
         num_held_out=max(config.held_out, 256) if config.scale >= 0.2 else config.held_out,
         image_tokenizer=VQTrainConfig(
             preset="quickstart",
+            max_images=4096,
             train=TrainConfig(**training(config, 150, learning_rate=2e-3, weight_decay=0.0, schedule="cosine")),
         ),
         encoder=TrainEncoderConfig(
