@@ -31,6 +31,11 @@ def test_coverage_is_the_area_of_the_shape(shape, area):
         )  # points on the rim count as inside
 
 
+def test_triangles_stand_on_their_base():
+    rows = shape_coverage("triangle", "large", 16).sum(axis=1)
+    assert rows[13] > rows[8] > rows[2] > 0
+
+
 def test_coverage_is_shared_and_can_not_be_changed():
     with pytest.raises(ValueError, match="read-only"):
         shape_coverage("circle", "small", 16)[0, 0] = 1

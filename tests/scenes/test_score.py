@@ -71,6 +71,7 @@ def test_statements_ask_for_no_more_than_they_state():
     assert score_statement(SCENE, "a circle").all
     assert not score_statement(SCENE, "a blue square left of a large red circle").all
     assert not score_statement(SCENE, "three objects").all
+    assert score_statement(SCENE, "a blue square left of a large red circle").fraction == pytest.approx(2 / 3)
 
 
 def test_a_list_with_a_background_is_the_whole_list():
