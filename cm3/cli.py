@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command; returns the exit code."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the progress that people see is ours
     try:
         code = application.app(args=arguments, prog_name="cm3", standalone_mode=False)
         return int(code or 0)

@@ -60,7 +60,8 @@ def preview(
     lines = []
     for example in examples:
         lines.append(example["id"])
-        lines += [f"  {turn['role']}{' *' if turn['trained'] else ''}: {' | '.join(turn['content'])}" for turn in example["turns"]]
+        for turn in example["turns"]:
+            lines.append(f"  {turn['role']}{' *' if turn['trained'] else ''}: {' | '.join(turn['content'])}")
     emit(examples, "\n".join([*lines, "(* trained)"]), as_json)
 
 

@@ -36,7 +36,7 @@ def tokenize(
     data: Annotated[str, typer.Argument(help="Documents: a folder, WebDataset, JSONL, or pictures with an index table.")],
     out: Annotated[Path, typer.Argument(help="Folder for the token shards.")],
     image_tokenizer: Annotated[Path, typer.Option(help="The image tokenizer (`cm3 vqgan train`).")],
-    tokenizer: Annotated[Path | None, typer.Option(help="A document tokenizer; by default one is trained at OUT-tokenizer.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Its document tokenizer; by default a new one at OUT-tokenizer.")] = None,
     text_vocab_size: Annotated[int, typer.Option(help="Most text ids of a new document tokenizer.")] = 4096,
     budget: Annotated[float, typer.Option(help="Share of records that may be rejected.")] = 0.01,
     as_json: AsJson = False,

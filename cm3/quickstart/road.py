@@ -78,7 +78,7 @@ def stages_of(config: QuickstartConfig, settings: Settings, places: Places) -> l
         ),
         stage(
             places.neighbors,
-            [places.tokens, places.encoder],
+            [places.data, places.memory],
             {"k": NUM_NEIGHBORS, "seed": seed},
             lambda: make_neighbors(places, seed),
             "find every training document's neighbors",
@@ -182,7 +182,7 @@ def make_encoder(settings: Settings, places: Places) -> None:
     """Train the encoder on the training pairs."""
     import retrieval
 
-    retrieval.train_encoder(settings.encoder.model_copy(update={"data": str(places.pairs)}), places.encoder)
+    retrieval.train_encoder(places.pairs, places.encoder, settings.encoder, run_dir=places.run_of(places.encoder))
 
 
 def make_memory(settings: Settings, places: Places) -> None:
@@ -228,10 +228,10 @@ def make_neighbors(places: Places, seed: int) -> None:
     from cm3.documents.readers import read_documents
     from cm3.pretrain.run import NEIGHBORS_FILE, NEIGHBORS_KIND
 
-    documents = list(read_documents(places.pairs))
-    finder = retrieval.NeighborFinder(documents, retrieval.load_encoder(places.encoder), retrieval.RetrieverConfig.cm3leon(seed))
-    table = finder.table(NUM_NEIGHBORS)
-    with artefact.writing(places.neighbors, NEIGHBORS_KIND, {"documents": len(documents)}) as folder:
+    bank = retrieval.open(places.memory)
+    finder = retrieval.NeighborFinder(bank, retrieval.RetrieverConfig.cm3leon(seed))
+    table = finder.table(read_documents(places.pairs), NUM_NEIGHBORS)
+    with artefact.writing(places.neighbors, NEIGHBORS_KIND, {"documents": len(table)}) as folder:
         np.save(folder / NEIGHBORS_FILE, table)
 
 

@@ -24,7 +24,7 @@ from vqgan.config import VQTrainConfig
 
 TEXT_VOCAB_SIZE = {"scenes": 400, "pictures": 4096}
 NUM_NEIGHBORS = 2
-MEMORY_DOCUMENTS = 4096
+OPTIMIZER = {"optimizer": "muon", "learning_rate": 6e-3, "weight_decay": 0.1}
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,10 @@ class Places:
     @property
     def encoder(self) -> Path:
         return self.out / "encoder"
+
+    def run_of(self, artefact: Path) -> Path:
+        """Where the checkpoints and metrics of the training that makes `artefact` lie."""
+        return artefact.with_name(f"{artefact.name}-run")
 
     @property
     def memory(self) -> Path:
@@ -132,14 +136,12 @@ def _scenes(config: QuickstartConfig, places: Places) -> Settings:
         ),
         encoder=TrainEncoderConfig(
             preset="tiny",
-            train=TrainConfig(
-                **training(config, 600, learning_rate=4e-3, betas=(0.9, 0.98), schedule="wsd", decay_fraction=0.5)
-            ),
+            train=TrainConfig(**training(config, 600, learning_rate=4e-3, betas=(0.9, 0.98), schedule="wsd", decay_fraction=0.5)),
         ),
-        memory=BuildConfig(embed_encoder=False, max_documents=MEMORY_DOCUMENTS),
+        memory=BuildConfig(embed_encoder=False),
         text_vocab_size=TEXT_VOCAB_SIZE["scenes"],
-        pretraining=_pretraining(config, places, row_length, batch_size=8, steps=1500),
-        tuning=_tuning(config, places, mixture, row_length, batch_size=8, steps=2000),
+        pretraining=_pretraining(config, places, row_length, batch_size=16, steps=400),
+        tuning=_tuning(config, places, mixture, row_length, batch_size=16, steps=700),
     )
 
 
@@ -163,9 +165,7 @@ def _pictures(config: QuickstartConfig, places: Places) -> Settings:
             preset="tiny",
             shape={"image_size": 64},
             hard_texts=False,
-            train=TrainConfig(
-                **training(config, 600, learning_rate=2e-3, betas=(0.9, 0.98), schedule="wsd", decay_fraction=0.5)
-            ),
+            train=TrainConfig(**training(config, 600, learning_rate=2e-3, betas=(0.9, 0.98), schedule="wsd", decay_fraction=0.5)),
         ),
         memory=BuildConfig(embed_encoder=False),
         text_vocab_size=TEXT_VOCAB_SIZE["pictures"],
@@ -189,9 +189,7 @@ def _pretraining(config: QuickstartConfig, places: Places, row_length: int, batc
         model=ModelSection(preset="tiny", overrides={"max_position_embeddings": 1024}),
         loader=LoaderConfig(row_length=row_length, batch_size=batch_size, objective=objective),
         loss=LossConfig(),
-        train=TrainConfig(
-            **training(config, steps, learning_rate=4e-3, weight_decay=0.1, schedule="wsd", decay_fraction=0.2, min_lr_ratio=0.3)
-        ),
+        train=TrainConfig(**training(config, steps, **OPTIMIZER, schedule="constant")),
     )
 
 
@@ -209,13 +207,9 @@ def _tuning(
         image_tokenizer=places.image_tokenizer,
         mixture=mixture,
         loader=LoaderConfig(row_length=row_length, batch_size=batch_size, objective=ObjectiveConfig(name="causal")),
-        train=TrainConfig(
-            **training(config, steps, learning_rate=4e-3, weight_decay=0.1, schedule="wsd", decay_fraction=0.5)
-        ),
+        train=TrainConfig(**training(config, steps, **OPTIMIZER, schedule="wsd", decay_fraction=0.5)),
     )
 
 
 def _entry(task: str, data: Path, weight: float, loss_weight: float = 1.0) -> MixtureEntry:
-    return MixtureEntry(
-        task=task, data=data / "train", held_out=data / "validation", weight=weight, loss_weight=loss_weight
-    )
+    return MixtureEntry(task=task, data=data / "train", held_out=data / "validation", weight=weight, loss_weight=loss_weight)
