@@ -1,0 +1,188 @@
+"""`cm3 generate | caption | ask | edit | infill`: what a model folder does with words and pictures."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cm3.commands.output import AsJson, emit
+from cm3.core.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from cm3.pipeline import CM3Pipeline, DrawnPicture
+
+Model = Annotated[Path, typer.Argument(help="A model folder (`cm3 quickstart` writes one).")]
+Picture = Annotated[Path, typer.Argument(help="A picture: PNG, JPEG, WebP, GIF or BMP.")]
+Seed = Annotated[int, typer.Option(help="Seed; the same seed draws the same.")]
+Out = Annotated[Path, typer.Option(help="Folder for the pictures.")]
+Strategy = Annotated[str | None, typer.Option(help="Decoding strategy (`cm3 list strategies`).")]
+Guidance = Annotated[float | None, typer.Option(help="Classifier-free guidance scale; 1 is none.")]
+Temperature = Annotated[float | None, typer.Option(help="Above 0; 0 takes the most likely code, always.")]
+TopP = Annotated[float | None, typer.Option(help="Keep the likeliest codes that make up this probability.")]
+TopK = Annotated[int | None, typer.Option(help="Keep this many of the likeliest codes; 0 keeps all.")]
+Option = Annotated[list[str] | None, typer.Option("--option", help="A field of the strategy, as name=value; repeatable.")]
+
+
+def generate(
+    model: Model,
+    prompt: Annotated[str, typer.Argument(help="What to draw, in words.")],
+    n: Annotated[int, typer.Option("-n", help="How many pictures.")] = 4,
+    best_of: Annotated[int, typer.Option(help="Draw so many candidates for each and keep what the encoder likes best.")] = 1,
+    retrieve: Annotated[int, typer.Option(help="Put so many documents of the memory before the prompt.")] = 0,
+    strategy: Strategy = None,
+    guidance: Guidance = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    option: Option = None,
+    seed: Seed = 0,
+    out: Out = Path("pictures"),
+    as_json: AsJson = False,
+) -> None:
+    """Draw pictures of what PROMPT says."""
+    options = _options(strategy, guidance, temperature, top_p, top_k, option)
+    pipe = _open(model)
+    started = time.perf_counter()
+    drawn = pipe.draw(prompt, n, best_of, seed, retrieve, **options)
+    seconds = time.perf_counter() - started
+    images = [_written(picture, out / f"{seed}-{index}.png") for index, picture in enumerate(drawn)]
+    tokens = n * best_of * pipe.vocab.num_image_tokens
+    value = {"images": images, "seconds": round(seconds, 3), "tokens_per_s": round(tokens / seconds, 1)}
+    emit(value, "\n".join(entry["path"] for entry in images), as_json)
+
+
+def caption(
+    model: Model,
+    images: Annotated[list[Path], typer.Argument(help="Pictures to describe.")],
+    seed: Seed = 0,
+    temperature: Temperature = None,
+    as_json: AsJson = False,
+) -> None:
+    """Describe pictures in words."""
+    pipe = _open(model)
+    options = {} if temperature is None else {"temperature": temperature}
+    texts = [pipe.caption(_existing(image), seed=seed, **options) for image in images]
+    if as_json and len(images) > 1:
+        emit([{"image": str(image), "text": text} for image, text in zip(images, texts)], "", as_json)
+        return
+    lines = texts if len(images) == 1 else [f"{image}: {text}" for image, text in zip(images, texts)]
+    emit({"text": texts[0]}, "\n".join(lines), as_json)
+
+
+def ask(
+    model: Model,
+    image: Picture,
+    question: Annotated[str, typer.Argument(help="A question about the picture.")],
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Answer a question about a picture."""
+    text = _open(model).ask(_existing(image), question, seed=seed)
+    emit({"text": text}, text, as_json)
+
+
+def edit(
+    model: Model,
+    image: Picture,
+    instruction: Annotated[str, typer.Argument(help="What to change, in words.")],
+    guidance: Guidance = None,
+    image_guidance: Annotated[float | None, typer.Option(help="Guidance scale towards the given picture.")] = None,
+    seed: Seed = 0,
+    out: Out = Path("pictures"),
+    as_json: AsJson = False,
+) -> None:
+    """Change a picture as INSTRUCTION says."""
+    given = {"guidance": guidance, "image_guidance": image_guidance}
+    options = {name: value for name, value in given.items() if value is not None}
+    drawn = _open(model).draw_edit(_existing(image), instruction, seed, **options)
+    entry = _written(drawn, out / f"{image.stem}-edit-{seed}.png")
+    emit({"path": entry["path"], "codes": entry["codes"]}, entry["path"], as_json)
+
+
+def infill(
+    model: Model,
+    image: Picture,
+    box: Annotated[str | None, typer.Option(help="The region as x0,y0,x1,y1 in pixels of the picture.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="The region as a picture of the same size: light is filled in.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="What the whole picture shows, in words.")] = None,
+    temperature: Temperature = None,
+    seed: Seed = 0,
+    out: Out = Path("pictures"),
+    as_json: AsJson = False,
+) -> None:
+    """Fill a region of a picture in anew; everything outside of it keeps its codes."""
+    region = None if box is None else _box(box)
+    options = {} if temperature is None else {"temperature": temperature}
+    drawn = _open(model).draw_infill(_existing(image), _mask(mask), prompt, region, seed, **options)
+    entry = _written(drawn, out / f"{image.stem}-infill-{seed}.png")
+    emit({"path": entry["path"], "codes": entry["codes"]}, entry["path"], as_json)
+
+
+def _open(model: Path) -> CM3Pipeline:
+    from cm3.pipeline import CM3Pipeline
+
+    return CM3Pipeline.from_pretrained(model)
+
+
+def _existing(image: Path) -> Path:
+    if not image.is_file():
+        raise InputError(f"there is no picture at {image}; check the path")
+    return image
+
+
+def _mask(path: Path | None) -> Image | None:
+    from cm3.documents.images import decode_image
+
+    return None if path is None else decode_image(_existing(path))
+
+
+def _box(text: str) -> tuple[int, ...]:
+    try:
+        corners = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        corners = ()
+    if len(corners) != 4:
+        raise UsageError(f"--box is {text!r}, expected four whole numbers x0,y0,x1,y1")
+    return corners
+
+
+def _options(
+    strategy: str | None,
+    guidance: float | None,
+    temperature: float | None,
+    top_p: float | None,
+    top_k: int | None,
+    fields: Sequence[str] | None,
+) -> dict[str, Any]:
+    """The decoding options that were given; those that were not keep the pipeline's defaults."""
+    given = {"strategy": strategy, "guidance": guidance, "temperature": temperature, "top_p": top_p, "top_k": top_k}
+    options = {name: value for name, value in given.items() if value is not None}
+    if fields:
+        options["strategy_options"] = dict(_field(text) for text in fields)
+    return options
+
+
+def _field(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"--option {text!r} has no '='; write it as name=value")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _written(drawn: DrawnPicture, path: Path) -> dict[str, Any]:
+    from cm3.core.artefact import storage_errors
+
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        drawn.image.save(path)
+    return {"path": str(path), "seed": list(drawn.seed), "score": drawn.score, "codes": drawn.codes.tolist()}
