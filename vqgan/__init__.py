@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vqgan.config import LossConfig, PreprocessConfig, VQConfig, VQTrainConfig
-    from vqgan.evaluation import evaluate
+    from vqgan.evaluation import evaluate, worst_and_best
     from vqgan.tokenizer import VQTokenizer, from_pretrained
     from vqgan.training import train
 
@@ -27,6 +27,7 @@ _EXPORTS = {
     "evaluate": "vqgan.evaluation",
     "from_pretrained": "vqgan.tokenizer",
     "train": "vqgan.training",
+    "worst_and_best": "vqgan.evaluation",
 }
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "evaluate",
     "from_pretrained",
     "train",
+    "worst_and_best",
 ]
 
 

@@ -15,6 +15,8 @@ from cm3.core.registry import nearest
 from cm3.core.runfile import RunConfig
 from cm3.train.config import TrainConfig
 
+TRAIN_DEFAULTS = {"steps": 400, "learning_rate": 2e-3, "weight_decay": 0.0, "warmup_steps": 20, "checkpoint_every": 0}
+
 Options = TypeVar("Options", bound=RunConfig)
 
 
@@ -65,14 +67,16 @@ class VQConfig(RunConfig):
 class LossConfig(RunConfig):
     """Weights of the training loss.
 
-    `l1`, `l2`: per-pixel errors. `perceptual` "edges" compares image gradients at several scales (needs no weights), "lpips" compares
-    VGG16 features (weights from `lpips_weights`). `adversarial` > 0 adds a PatchGAN from step `adversarial_start` on; its
-    weight is multiplied by the adaptive factor of VQGAN when `adaptive_weight`. `lecam` > 0 regularizes the discriminator.
-    `quantizer`: weight of the quantizer's own loss (commitment, codebook, entropy).
+    `l1`, `l2`: per-pixel errors; `logit_laplace`: the likelihood of the dVAE, whose decoder emits what it needs. `perceptual`
+    "edges" compares image gradients at several scales (needs no weights), "lpips" VGG16 features (weights from
+    `lpips_weights`). `adversarial` > 0 adds a PatchGAN from step `adversarial_start` on, times the adaptive factor of VQGAN when
+    `adaptive_weight`; `lecam` > 0 regularizes the discriminator. `quantizer`: weight of the quantizer's own loss
+    (commitment, codebook, entropy).
     """
 
     l1: float = Field(1.0, ge=0)
     l2: float = Field(0.0, ge=0)
+    logit_laplace: float = Field(0.0, ge=0)
     perceptual: Literal["none", "edges", "lpips"] = "none"
     perceptual_weight: float = Field(1.0, ge=0)
     lpips_weights: str | None = None
@@ -116,10 +120,8 @@ class VQTrainConfig(RunConfig):
     memory_limit_gib: float = Field(2.0, ge=0)
     initialize_from_data: bool = True
     freeze_encoder: bool = False
-    loss: LossConfig = LossConfig()
-    train: TrainConfig = TrainConfig(
-        steps=400, learning_rate=2e-3, weight_decay=0.0, warmup_steps=20, schedule="cosine", checkpoint_every=0
-    )
+    loss: LossConfig = Field(default_factory=lambda: LossConfig.model_validate({}))
+    train: TrainConfig = TrainConfig.model_validate(TRAIN_DEFAULTS)
 
     def resolve(self) -> VQConfig:
         """The tokenizer this run trains: the preset with the changes. Raises `UsageError` when they don't fit together."""

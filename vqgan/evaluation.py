@@ -5,64 +5,77 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from cm3.core.errors import InputError
 from cm3.core.protocols import ImageTokenizer
+from cm3.metrics.codebook import code_counts, codebook_perplexity, codebook_usage
+from cm3.metrics.images import psnr, ssim
 from vqgan.preprocessing import pixels_to_arrays
 
 _BATCH = 32
+_MAX_PSNR_DB = 100.0  # what an identical picture counts, so that a mean over pictures stays finite
+_SSIM_SIDE = 11  # SSIM's window; smaller pictures have none
 
 
-def evaluate(tokenizer: ImageTokenizer, images: Sequence[Image.Image], batch_size: int = _BATCH) -> dict[str, Any]:
-    """Round trip of `images` through `tokenizer`.
+def evaluate(tokenizer: ImageTokenizer, images: Sequence[Image.Image], batch_size: int = _BATCH) -> dict[str, float]:
+    """Round trip of `images` through `tokenizer`, measured after its preprocessing.
 
-    Returns {"images", "psnr_db", "ssim", "l1", "codes_used", "usage", "perplexity", "images_per_s", "comparison"}: means over
-    pictures, `comparison` a picture of originals above reconstructions (the worst and the best by PSNR).
+    Returns {"images", "psnr_db", "ssim", "l1", "codes_used", "usage", "perplexity", "images_per_s"}, the errors as means over
+    pictures of 8 bits. Raises `InputError` without pictures.
     """
+    if not images:
+        raise InputError("no pictures to evaluate on; give at least one")
     started = time.perf_counter()
-    originals, reconstructions, codes = [], [], []
+    before, after, codes = round_trip(tokenizer, images, batch_size)
+    seconds = time.perf_counter() - started
+    figures = {"images": len(images), **reconstruction_metrics(before, after)}
+    return figures | codebook_metrics(codes, tokenizer.codebook_size) | {"images_per_s": len(images) / seconds}
+
+
+def round_trip(
+    tokenizer: ImageTokenizer, images: Sequence[Image.Image], batch_size: int = _BATCH
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Originals and reconstructions, both (B, 3, Y, X) in [-1, 1], and codes (B, h, w); all on the CPU."""
+    parts = []
     for start in range(0, len(images), batch_size):
         pixels = tokenizer.preprocess(images[start : start + batch_size])
-        part = tokenizer.encode(pixels)
-        originals.append(pixels)
-        reconstructions.append(tokenizer.decode(part).cpu())
-        codes.append(part.cpu())
-    seconds = time.perf_counter() - started
-    before, after, all_codes = torch.cat(originals), torch.cat(reconstructions), torch.cat(codes)
+        codes = tokenizer.encode(pixels)
+        parts.append((pixels.cpu(), tokenizer.decode(codes).cpu(), codes.cpu()))
+    originals, reconstructions, codes = (torch.cat(column) for column in zip(*parts))
+    return originals, reconstructions, codes
+
+
+def worst_and_best(tokenizer: ImageTokenizer, images: Sequence[Image.Image], count: int = 8) -> Image.Image:
+    """A sheet of the `count` worst and the `count` best reconstructions by PSNR, each original above its reconstruction."""
+    before, after, _ = round_trip(tokenizer, images)
     order = picture_psnr(before, after).argsort()
-    shown = torch.cat([order[:8], order[-8:]]) if len(order) > 16 else order
-    figures: dict[str, Any] = {"images": len(images), **reconstruction_metrics(before, after)}
-    figures |= {name: float(value) for name, value in code_usage(all_codes, tokenizer.codebook_size).items()}
-    figures |= {"images_per_s": len(images) / seconds, "comparison": comparison_picture(before[shown], after[shown])}
-    return figures
+    shown = torch.cat([order[:count], order[-count:]]) if len(order) > 2 * count else order
+    return comparison_picture(before[shown], after[shown], columns=count)
 
 
 def reconstruction_metrics(originals: Tensor, reconstructions: Tensor) -> dict[str, float]:
-    """Means over pictures, both (B, 3, Y, X) in [-1, 1]."""
-    return {
-        "psnr_db": float(picture_psnr(originals, reconstructions).mean()),
-        "l1": float((originals - reconstructions).abs().mean()),
-    }
+    """ "psnr_db", "ssim" (where pictures are large enough) and "l1": means over pictures, both (B, 3, Y, X) in [-1, 1]."""
+    figures = {"psnr_db": float(picture_psnr(originals, reconstructions).mean())}
+    before, after = _eight_bit(originals), _eight_bit(reconstructions)
+    if min(before.shape[-2:]) >= _SSIM_SIDE:
+        figures["ssim"] = float(ssim(after, before).mean())
+    return figures | {"l1": float((before - after).abs().mean()) * 2}
 
 
 def picture_psnr(originals: Tensor, reconstructions: Tensor) -> Tensor:
     """(B,) peak signal-to-noise ratio in dB of every picture after rounding to 8 bits; 100 for identical ones."""
-    before, after = pixels_to_arrays(originals).float(), pixels_to_arrays(reconstructions).float()
-    error = (before - after).square().mean((1, 2, 3))
-    return 10 * torch.log10(255.0**2 / error.clamp(min=255.0**2 * 1e-10))
+    return psnr(_eight_bit(reconstructions), _eight_bit(originals)).clamp(max=_MAX_PSNR_DB)
 
 
-def code_usage(codes: Tensor, codebook_size: int) -> dict[str, Tensor]:
-    """How the codebook is used by `codes` (any shape): codes_used, usage (a share), perplexity; 0-d each."""
-    counts = torch.bincount(codes.flatten(), minlength=codebook_size).float()
-    share = counts / counts.sum()
-    entropy = -torch.special.xlogy(share, share).sum()
-    used = (counts > 0).sum()
-    return {"codes_used": used.float(), "usage": used / codebook_size, "perplexity": entropy.exp()}
+def codebook_metrics(codes: Tensor, codebook_size: int) -> dict[str, float]:
+    """ "codes_used", "usage" (a share) and "perplexity" of `codes` (any shape)."""
+    counts = code_counts(codes, codebook_size)
+    usage = {"codes_used": float((counts > 0).sum()), "usage": codebook_usage(counts)}
+    return usage | {"perplexity": codebook_perplexity(counts)}
 
 
 def comparison_picture(originals: Tensor, reconstructions: Tensor, columns: int = 8, gap: int = 2) -> Image.Image:
@@ -78,3 +91,8 @@ def comparison_picture(originals: Tensor, reconstructions: Tensor, columns: int 
         sheet[top : top + height, left : left + width] = before[index]
         sheet[top + height + gap : top + 2 * height + gap, left : left + width] = after[index]
     return Image.fromarray(sheet.numpy())
+
+
+def _eight_bit(pixels: Tensor) -> Tensor:
+    """Pixels as a picture file would hold them, (B, 3, Y, X) float in [0, 1], on the CPU."""
+    return pixels_to_arrays(pixels).permute(0, 3, 1, 2).float() / 255

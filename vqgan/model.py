@@ -1,6 +1,6 @@
 """The tokenizer as one network: encoder, quantizer, decoder. Single-device, no files, no pictures, no logging.
 
-    pixels (B, 3, Y, X) → latents (B, D, h, w) → codes (B, h, w) → quantized (B, D, h, w) → pixels
+pixels (B, 3, Y, X) → latents (B, D, h, w) → codes (B, h, w) → quantized (B, D, h, w) → pixels
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from vqgan.config import VQConfig
+from vqgan.losses.logit_laplace import mean_pixels
 from vqgan.networks import NETWORKS
 from vqgan.quantizers import QUANTIZERS
 
 
 @dataclass(frozen=True)
 class VQOutput:
-    """reconstruction: (B, 3, Y, X), not clamped; codes: (B, h, w) int64; quantizer_loss: 0-d; metrics: 0-d each."""
+    """decoded: what the decoder emits, (B, 3, Y, X) pixels or (B, 6, Y, X) maps of a logit-Laplace likelihood; reconstruction:
+    (B, 3, Y, X), not clamped; codes: (B, h, w) int64; quantizer_loss: 0-d; metrics: 0-d each."""
 
+    decoded: Tensor
     reconstruction: Tensor
     codes: Tensor
     quantizer_loss: Tensor
@@ -35,12 +38,13 @@ class VQModel(nn.Module):
         self.encoder, self.quant_conv = coders.encoder, coders.to_code
         self.quantizer = QUANTIZERS.get(config.quantizer)(config)
         self.post_quant_conv, self.decoder = coders.from_code, coders.decoder
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, pixels: Tensor) -> VQOutput:
         """Reconstruct `pixels` through the quantizer, with gradients."""
         result = self.quantizer(self.latents(pixels))
-        return VQOutput(self.reconstruct(result.quantized), result.codes, result.loss, result.metrics)
+        decoded = self._decoded(result.quantized)
+        return VQOutput(decoded, _pixels(decoded), result.codes, result.loss, result.metrics)
 
     def latents(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, Y, X) in [-1, 1] → (B, D, h, w), what the quantizer sees."""
@@ -48,7 +52,7 @@ class VQModel(nn.Module):
 
     def reconstruct(self, quantized: Tensor) -> Tensor:
         """(B, D, h, w) → pixels (B, 3, Y, X), not clamped."""
-        return self.decoder(self.post_quant_conv(quantized.contiguous(memory_format=torch.channels_last)))
+        return _pixels(self._decoded(quantized))
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, Y, X) in [-1, 1] → codes (B, h, w) int64."""
@@ -57,3 +61,10 @@ class VQModel(nn.Module):
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (B, h, w) int64 → pixels (B, 3, Y, X), not clamped."""
         return self.reconstruct(self.quantizer.lookup(codes))
+
+    def _decoded(self, quantized: Tensor) -> Tensor:
+        return self.decoder(self.post_quant_conv(quantized.contiguous(memory_format=torch.channels_last)))
+
+
+def _pixels(decoded: Tensor) -> Tensor:
+    return mean_pixels(decoded) if decoded.shape[1] == 6 else decoded

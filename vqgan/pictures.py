@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +56,11 @@ def read_pictures(config: VQTrainConfig, tokenizer: VQConfig, scratch: Path, rep
 
 
 def collect_pictures(
-    documents: Iterator[Document], tokenizer: VQConfig, scratch: Path, max_images: int | None = None, memory_limit_gib: float = 2.0
+    documents: Iterator[Document],
+    tokenizer: VQConfig,
+    scratch: Path,
+    max_images: int | None = None,
+    memory_limit_gib: float = 2.0,
 ) -> Pictures:
     """The pictures of `documents` in their order; see `read_pictures`."""
     size = tokenizer.image_size
@@ -111,7 +115,8 @@ class _Spool:
     def __init__(self, shape: tuple[int, ...], limit: int, scratch: Path) -> None:
         self.shape, self.limit, self.scratch = shape, limit, scratch
         self.kept: list[np.ndarray] = []
-        self.count, self.file = 0, None  # type: tuple[int, BinaryIO | None]
+        self.count = 0
+        self.file: Any = None  # an unnamed file, once there is one
 
     def add(self, array: np.ndarray) -> None:
         self.count += 1

@@ -43,6 +43,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "codebook_dim": 128,
         "network": "dvae",
         "quantizer": "gumbel",
+        "quantizer_options": {"latent_dim": 2048},
     },
 }
 

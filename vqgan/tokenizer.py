@@ -85,9 +85,8 @@ class VQTokenizer:
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (B, h, w) int64 → pixels (B, 3, Y, X) float32 in [-1, 1]. Raises `InputError` for wrong codes."""
         if codes.ndim != 3 or codes.is_floating_point() or tuple(codes.shape[1:]) != self.grid_shape:
-            raise InputError(
-                f"codes must be integers of shape (B, {self.grid_shape[0]}, {self.grid_shape[1]}), got {codes.dtype} {tuple(codes.shape)}"
-            )
+            expected = f"(B, {self.grid_shape[0]}, {self.grid_shape[1]})"
+            raise InputError(f"codes must be integers of shape {expected}, got {codes.dtype} {tuple(codes.shape)}")
         if codes.shape[0] == 0:
             return torch.empty(0, 3, self.image_size, self.image_size, device=self.device)
         low, high = int(codes.min()), int(codes.max())
@@ -137,7 +136,8 @@ def load_weights(model: VQModel, state: Mapping[str, Tensor], source: str) -> No
         if name in state and state[name].shape != tensor.shape
     ]
     if problems := shapes + missing + surplus:
-        raise ArtefactError(f"{source} doesn't fit the configuration beside it ({len(problems)} differences): {'; '.join(problems[:5])}")
+        first = "; ".join(problems[:5])
+        raise ArtefactError(f"{source} doesn't fit its configuration ({len(problems)} differences): {first}")
     for name, tensor in state.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ArtefactError(f"{source}: {name} holds values that are not finite; these weights can't be used")

@@ -1,6 +1,6 @@
 """Training a tokenizer: the task that `cm3.train` runs, and `train`, which goes from pictures to a finished folder.
 
-    pictures → start from data → loop (reconstruction [+ perceptual + adversarial] + quantizer loss) → folder
+pictures → start from data → loop (reconstruction [+ perceptual + adversarial] + quantizer loss) → folder
 """
 
 from __future__ import annotations
@@ -25,19 +25,21 @@ from cm3.train.loop import train as run_loop
 from cm3.train.optimizers import split_decay
 from cm3.train.task import Metrics, Shard
 from vqgan.config import LossConfig, VQTrainConfig
-from vqgan.evaluation import code_usage, comparison_picture, reconstruction_metrics
+from vqgan.evaluation import codebook_metrics, comparison_picture, reconstruction_metrics
 from vqgan.initialization import initialize_from_data
 from vqgan.losses.adversarial import (
+    LeCAM,
     PatchDiscriminator,
     adaptive_weight,
     generator_loss,
     hinge_discriminator_loss,
-    lecam_loss,
 )
+from vqgan.losses.logit_laplace import logit_laplace_loss
 from vqgan.losses.reconstruction import edge_loss, l1_loss, l2_loss
-from vqgan.model import VQModel
+from vqgan.model import VQModel, VQOutput
 from vqgan.pictures import BatchOrder, Pictures, read_pictures, split_validation
 from vqgan.preprocessing import to_pixels
+from vqgan.quantizers.quantizer import Annealed
 from vqgan.tokenizer import VQTokenizer
 
 _EVALUATION_BATCH = 64
@@ -62,22 +64,26 @@ class VQTask:
         self.order = BatchOrder(self.training_indices, config.batch_size, config.train.seed)
         self.modules: dict[str, nn.Module] = {"model": model}
         self._last_weight = model.decoder.last_weight
-        self._config = model.config
+        self._config, self._quantizer = model.config, model.quantizer
         if config.loss.adversarial:
             torch.manual_seed(derive_seed(config.train.seed, "discriminator"))
             loss = config.loss
             self.modules["discriminator"] = PatchDiscriminator(loss.discriminator_channels, loss.discriminator_layers)
+            self._lecam = LeCAM()
+            self.modules["lecam"] = self._lecam
         if config.freeze_encoder:
             for part in (model.encoder, model.quant_conv, model.quantizer):
                 part.requires_grad_(False)
 
     def parameter_groups(self) -> dict[str, list[dict[str, Any]]]:
-        return {name: split_decay(module.named_parameters()) for name, module in self.modules.items()}
+        trained = ("model", "discriminator")
+        return {name: split_decay(module.named_parameters()) for name, module in self.modules.items() if name in trained}
 
     def batch(self, step: int, shard: Shard) -> VQBatch:
         if self.config.batch_size % shard.count:
             raise UsageError(
-                f"batch_size {self.config.batch_size} can't be cut into {shard.count} equal parts (processes × accumulation_steps)"
+                f"batch_size {self.config.batch_size} can't be cut into {shard.count} equal parts, "
+                "one for each process and accumulation step"
             )
         arrays = self.pictures_store.take(self.order.step(step)[shard.index :: shard.count])
         if self.config.flip:
@@ -93,12 +99,14 @@ class VQTask:
     def _model_loss(self, batch: VQBatch, step: int) -> tuple[Tensor, Metrics]:
         weights = self.config.loss
         pixels = to_pixels(batch.arrays)
+        if isinstance(self._quantizer, Annealed):
+            self._quantizer.at_step(step)
         output = self.modules["model"](pixels)
         batch.reconstruction = output.reconstruction.detach()
-        main = reconstruction_loss(output.reconstruction, pixels, weights)
+        main = reconstruction_loss(output, pixels, weights)
         total = main + weights.quantizer * output.quantizer_loss
         metrics: Metrics = {"reconstruction": main.detach(), "quantizer": output.quantizer_loss.detach(), **output.metrics}
-        metrics |= code_usage(output.codes, self._config.codebook_size)
+        metrics |= codebook_metrics(output.codes, self._config.codebook_size)
         if weights.adversarial and step >= weights.adversarial_start:
             fooling = generator_loss(self.modules["discriminator"](output.reconstruction))
             factor = adaptive_weight(main, fooling, self._last_weight) if weights.adaptive_weight else torch.ones(())
@@ -116,7 +124,7 @@ class VQTask:
         fake = discriminator(batch.reconstruction)
         loss = hinge_discriminator_loss(real, fake)
         if weights.lecam:
-            loss = loss + weights.lecam * lecam_loss(getattr(discriminator, "module", discriminator), real, fake)
+            loss = loss + weights.lecam * self._lecam(real, fake)
         return loss, {"real": real.detach().mean(), "fake": fake.detach().mean()}
 
     def evaluate(self) -> dict[str, float]:
@@ -137,14 +145,16 @@ class VQTask:
             output = model(pixels)
             parts.append((pixels, output.reconstruction.float().clamp(-1, 1), output.codes))
         originals, reconstructions, codes = (torch.cat(column) for column in zip(*parts))
-        figures = reconstruction_metrics(originals, reconstructions)
-        usage = code_usage(codes, self._config.codebook_size)
-        return figures | {name: float(value) for name, value in usage.items()}, originals, reconstructions
+        figures = reconstruction_metrics(originals, reconstructions) | codebook_metrics(codes, self._config.codebook_size)
+        return figures, originals, reconstructions
 
 
-def reconstruction_loss(reconstruction: Tensor, pixels: Tensor, weights: LossConfig) -> Tensor:
-    """The weighted sum of pixel and perceptual terms, 0-d; both (B, 3, Y, X)."""
+def reconstruction_loss(output: VQOutput, pixels: Tensor, weights: LossConfig) -> Tensor:
+    """The weighted sum of pixel and perceptual terms, 0-d; pixels (B, 3, Y, X)."""
+    reconstruction = output.reconstruction
     total = reconstruction.new_zeros(())
+    if weights.logit_laplace:
+        total = total + weights.logit_laplace * logit_laplace_loss(output.decoded, pixels)
     if weights.l1:
         total = total + weights.l1 * l1_loss(reconstruction, pixels)
     if weights.l2:

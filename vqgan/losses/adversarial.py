@@ -25,8 +25,6 @@ class PatchDiscriminator(nn.Module):
             parts += [nn.LeakyReLU(0.2, inplace=True)]
         parts.append(nn.Conv2d(width, 1, 4, padding=1))
         self.main = nn.Sequential(*parts)
-        self.register_buffer("lecam_real", torch.zeros(()))
-        self.register_buffer("lecam_fake", torch.zeros(()))
         self.apply(_initialize)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -53,14 +51,24 @@ def adaptive_weight(reconstruction_loss: Tensor, adversarial_loss: Tensor, last_
     return (main.norm() / (adversarial.norm() + 1e-4)).clamp(0.0, 1e4).detach()
 
 
-def lecam_loss(discriminator: PatchDiscriminator, real: Tensor, fake: Tensor, decay: float = 0.99) -> Tensor:
-    """Keeps the logits near the moving averages of the other side; call once per discriminator update, which moves them."""
-    with torch.no_grad():
-        discriminator.lecam_real.lerp_(real.mean().float(), 1 - decay)
-        discriminator.lecam_fake.lerp_(fake.mean().float(), 1 - decay)
-    towards_fake = F.relu(real - discriminator.lecam_fake).square().mean()
-    towards_real = F.relu(discriminator.lecam_real - fake).square().mean()
-    return towards_fake + towards_real
+class LeCAM(nn.Module):
+    """Keeps the discriminator's logits near the moving averages of the other side; every call moves the averages."""
+
+    real_average: Tensor
+    fake_average: Tensor
+
+    def __init__(self, decay: float = 0.99) -> None:
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("real_average", torch.zeros(()))
+        self.register_buffer("fake_average", torch.zeros(()))
+
+    def forward(self, real: Tensor, fake: Tensor) -> Tensor:
+        """0-d loss from the logits on real pictures and reconstructions."""
+        with torch.no_grad():
+            self.real_average.lerp_(real.mean().float(), 1 - self.decay)
+            self.fake_average.lerp_(fake.mean().float(), 1 - self.decay)
+        return F.relu(real - self.fake_average).square().mean() + F.relu(self.real_average - fake).square().mean()
 
 
 def _initialize(module: nn.Module) -> None:

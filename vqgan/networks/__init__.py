@@ -7,5 +7,6 @@ NETWORKS = Registry(
     {
         "patch": "vqgan.networks.patch:build",
         "taming": "vqgan.networks.taming:build",
+        "dvae": "vqgan.networks.dvae:build",
     },
 )

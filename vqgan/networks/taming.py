@@ -72,8 +72,8 @@ class TamingEncoder(nn.Module):
         self.conv_in = nn.Conv2d(3, options.channels, 3, padding=1)
         inputs = (options.channels, *widths[:-1])
         self.down = nn.ModuleList(
-            _level(options, level, inputs[level], options.residual_blocks, _Downsample(width) if level + 1 < len(widths) else None)
-            for level, width in enumerate(widths)
+            _level(options, level, inputs[level], options.residual_blocks, _Downsample(width) if width_after else None)
+            for level, (width, width_after) in enumerate(zip(widths, (*widths[1:], None)))
         )
         self.mid = _Middle(widths[-1], options)
         self.norm_out = _norm(widths[-1], options)

@@ -16,9 +16,9 @@ _ROUNDS = 512
 
 @torch.no_grad()
 def kmeans(points: Tensor, count: int, weights: Tensor, generator: torch.Generator, iterations: int = 10) -> Tensor:
-    """(count, D) centers of points (N, D) with weights (N,) >= 0. With fewer distinct points than centers, the rest repeat points.
+    """(count, D) centers of points (N, D) with weights (N,) >= 0, on the CPU in float32 whatever the points are.
 
-    Runs on the CPU in float32 whatever the points are.
+    With fewer distinct points than centers, the rest repeat points.
     """
     points, weights = points.detach().float().cpu(), weights.float().cpu()
     centers = _seeds(points, count, weights, generator)

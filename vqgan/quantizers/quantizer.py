@@ -6,7 +6,7 @@ Shapes: latents and quantized (B, D, h, w) float; codes (B, h, w) int64 in [0, K
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
@@ -42,6 +42,14 @@ class Quantizer(Protocol):
 
     def initialize(self, latents: Tensor, weights: Tensor, seed: int) -> None:
         """Place the code vectors among latents (N, D) with weights (N,); nothing to do where the codebook is fixed."""
+
+
+@runtime_checkable
+class Annealed(Protocol):
+    """A quantizer whose settings move with the training step."""
+
+    def at_step(self, step: int) -> None:
+        """Called before every training step, from 0."""
 
 
 def to_rows(latents: Tensor) -> Tensor:
