@@ -47,7 +47,8 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if (message := getattr(error, "format_message", None)) is None:  # typer's own usage errors have it
             raise
-        return _fail(f"{message()} (cm3 --help shows what there is)", getattr(error, "exit_code", 2))
+        command = getattr(getattr(error, "ctx", None), "command_path", "cm3")
+        return _fail(f"{message()} ({command} --help shows what there is)", getattr(error, "exit_code", 2))
 
 
 def _fail(message: str, code: int) -> int:

@@ -76,7 +76,7 @@ def check(
 
     found = run(data, format)
     lines = [f"{problem['file']}:{problem['line']}: {problem['field']}: {problem['message']}" for problem in found["problems"]]
-    summary = "all records are fine" if found["ok"] else f"rejected: {found['rejected']}"
-    emit(found, "\n".join([*lines, summary]), as_json)
-    if not found["ok"]:
+    rejected = ", ".join(f"{reason} {count}" for reason, count in found["rejected"].items()) or "none"
+    emit(found, "\n".join([*lines, f"{found['ok']} records are fine; rejected: {rejected}"]), as_json)
+    if found["rejected"]:
         raise typer.Exit(1)
