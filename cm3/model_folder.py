@@ -38,19 +38,6 @@ PART_NAMES = (IMAGE_TOKENIZER, ENCODER, MEMORY)
 
 
 @dataclass(frozen=True)
-class ModelFolder:
-    """An opened model folder. `tokenizer` holds the image tokenizer if there is one; the optional parts are paths or None."""
-
-    path: Path
-    manifest: Manifest
-    model: CM3ForCausalLM
-    tokenizer: DocumentTokenizer
-    image_tokenizer: Path | None = None
-    encoder: Path | None = None
-    memory: Path | None = None
-
-
-@dataclass(frozen=True)
 class Parts:
     """The folders that go into a model folder beside the model, each an artefact; None: without it."""
 
@@ -62,6 +49,17 @@ class Parts:
         """Name → folder of the parts that there are."""
         named = {IMAGE_TOKENIZER: self.image_tokenizer, ENCODER: self.encoder, MEMORY: self.memory}
         return {name: Path(path) for name, path in named.items() if path is not None}
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """An opened model folder. `tokenizer` holds the image tokenizer if there is one."""
+
+    path: Path
+    manifest: Manifest
+    model: CM3ForCausalLM
+    tokenizer: DocumentTokenizer
+    parts: Parts
 
 
 def assemble_model_folder(
@@ -115,7 +113,7 @@ def open_model_folder(
     config = CM3Config.from_pretrained(path)
     require_fitting(config, tokenizer.vocab, str(path))
     model = CM3ForCausalLM.from_pretrained(path, config=config, dtype=dtype).to(device).eval()
-    return ModelFolder(path, manifest, model, tokenizer, *(present.get(name) for name in PART_NAMES))
+    return ModelFolder(path, manifest, model, tokenizer, Parts(**present))
 
 
 def require_fitting(config: CM3Config, vocab: Vocab, where: str) -> None:

@@ -57,7 +57,7 @@ def test_what_goes_in_comes_out(made):
     assert not opened.model.training
     assert opened.tokenizer.fingerprint == tokenizer.fingerprint
     assert opened.tokenizer.image_tokenizer.codebook_size == 32
-    assert (opened.encoder, opened.memory) == (None, None)
+    assert opened.parts == Parts(image_tokenizer=made / "image_tokenizer")
     assert opened.manifest.provenance["steps"] == 3
     assert {"config.json", "model.safetensors", "generation_config.json", "tokenizer.json"} <= {f.name for f in made.iterdir()}
 
@@ -150,7 +150,7 @@ def test_a_memory_of_another_encoder_is_refused(tmp_path):
         assemble_model_folder(tmp_path / "model", model, tokenizer, parts)
     parts = Parts(encoder=tmp_path / "one", memory=tmp_path / "memory")
     opened = open_model_folder(assemble_model_folder(tmp_path / "model", model, tokenizer, parts))
-    assert opened.memory == tmp_path / "model" / "memory"
+    assert opened.parts.memory == tmp_path / "model" / "memory"
 
 
 def test_what_is_no_model_folder(tmp_path):

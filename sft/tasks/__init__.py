@@ -21,7 +21,7 @@ from cm3.core.registry import Registry
 from cm3.core.runfile import validate
 from sft.tasks.task import Task
 
-__all__ = ["TASKS", "TASKS_FILE", "load_tasks", "make_task", "tasks_json"]
+__all__ = ["TASKS", "TASKS_FILE", "default_tasks", "load_tasks", "make_task", "tasks_json"]
 
 TASKS_FILE = "tasks.json"
 
@@ -43,6 +43,11 @@ def make_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
     Raises `UsageError` for an unknown task or option (with the nearest ones) and for a wrong value.
     """
     return validate(TASKS.get(name), dict(options or {}), f"task {name}")
+
+
+def default_tasks() -> dict[str, Task]:
+    """Every registered task with its default options, by name."""
+    return {name: make_task(name) for name in TASKS.names()}
 
 
 def tasks_json(tasks: Mapping[str, Task]) -> dict[str, Any]:

@@ -15,8 +15,10 @@ from cm3.core.errors import InputError
 from cm3.core.runfile import RunConfig
 from cm3.documents.document import Document, ImageSegment, TextSegment
 from cm3.sequences.masking import mask_spans
+from cm3.tokens.document_tokenizer import DocumentTokenizer
+from cm3.tokens.regions import limit_runs
 from cm3.tokens.tokenized import TokenizedDocument
-from cm3.tokens.turns import Turn
+from cm3.tokens.turns import Turn, encode_turns
 from cm3.tokens.vocab import Vocab
 from sft.tasks import roles
 from sft.tasks.task import Answer
@@ -59,6 +61,12 @@ class Infilling(RunConfig):
         """Mask a random part of the picture."""
         return mask_image(example, self.draw_mask(vocab, rng), vocab)
 
+    def masked(
+        self, image: ImageSegment, cells: np.ndarray, caption: str | None, tokenizer: DocumentTokenizer
+    ) -> TokenizedDocument:
+        """The masked sequence for filling in `cells` (h, w) bool of `image`; its moved spans hold what was there."""
+        return mask_image(encode_turns(self.prompt(image, caption), tokenizer), cells, tokenizer.vocab)
+
     def draw_mask(self, vocab: Vocab, rng: np.random.Generator) -> np.ndarray:
         """A random mask (h, w) bool over the codes of a picture, true where something is to be filled in."""
         shape = roles.choose(self.shapes, rng)
@@ -67,12 +75,15 @@ class Infilling(RunConfig):
 
 
 def mask_image(example: TokenizedDocument, mask: np.ndarray, vocab: Vocab) -> TokenizedDocument:
-    """The example with the codes of its last picture under `mask` (h, w) bool moved behind it; the loss counts those alone."""
+    """The example with the codes of its last picture under `mask` (h, w) bool moved behind it; the loss counts those alone.
+
+    A mask of more separate runs than there are sentinels is closed up where it costs least.
+    """
     pictures = [span for span in example.spans if span.kind == "image"]
     if not pictures:
         raise InputError(f"document {example.id!r} has no picture to mask")
     start = pictures[-1].start
-    spans = [(start + first, start + stop) for first, stop in runs(mask)]
+    spans = [(start + first, start + stop) for first, stop in runs(limit_runs(mask, vocab.num_masks))]
     return mask_spans(example, spans, vocab, sentinel_weight=0.0, source_weight=0.0)
 
 
