@@ -55,12 +55,17 @@ def test_every_word_occurs_in_training():
     assert {scene.background for scene in scenes} == set(BACKGROUNDS)
 
 
+def in_words(triple):
+    (shape, color), relation, (other_shape, other_color) = triple
+    return f"{color} {shape} {relation} {other_color} {other_shape}"
+
+
 def test_half_of_the_larger_test_scenes_show_a_held_out_relation():
-    """n = 2000: 5 standard deviations below a half are 0.445. Each of 12 relations is missed with probability under 10^-30."""
+    """Half are built around one, some others have one by chance: 0.547 in all, less 4 standard deviations at n = 2000."""
     reasons = [held_out_reasons(scene) for scene in draw(2000, "test", object_weights=(0, 1, 0))]
-    related = [reason for found in reasons for reason in found if " left of " in reason or " above " in reason]
-    assert len(set(related)) == len(HELD_OUT_RELATIONS)
-    assert len(related) / 2000 > 0.445
+    related = [[reason for reason in found if " left of " in reason or " above " in reason] for found in reasons]
+    assert {reason for found in related for reason in found} == {in_words(triple) for triple in HELD_OUT_RELATIONS}
+    assert sum(map(bool, related)) / 2000 > 0.502
 
 
 def test_jitter_and_texture_only_when_asked_for():
