@@ -52,6 +52,7 @@ from cm3.sequences.masking import restore
 from cm3.tokens.document_tokenizer import DocumentTokenizer
 from cm3.tokens.messages import Message, required_text, turns_of
 from cm3.tokens.regions import box_mask, image_mask, mask_cells
+from cm3.tokens.tokenized import TokenizedDocument
 from cm3.tokens.turns import Turn, encode_prompt
 
 Picture = Image.Image | Path | str | bytes
@@ -197,8 +198,7 @@ class CM3Pipeline:
         masked = task.masked(segment, cells, caption, self.tokenizer)
         asked, answer = infilling(masked, self.vocab)
         [generation] = self.decode([Request(asked, answer, seed)], options, EXACT)
-        ids = restore(fill(masked, generation.token_ids, self.vocab), self.vocab)
-        codes = self.vocab.codes(ids[self.vocab.is_image(ids)]).reshape(self.vocab.grid_shape)
+        codes = self.filled_codes(masked, generation)
         return DrawnPicture(self.decode_codes([codes])[0], codes, (seed, 0))
 
     def chat(self, messages: Sequence[Message], seed: int = 0, limit: int = 256, **options: Any) -> dict[str, Any]:
@@ -214,9 +214,7 @@ class CM3Pipeline:
                 return {"role": "assistant", "content": [{"type": "text", "text": piece.text}]}
         return {"role": "assistant", "content": []}
 
-    def stream(
-        self, document: Document, seed: int = 0, limit: int = 256, max_images: int = 1, **options: Any
-    ) -> Iterator[Piece]:
+    def stream(self, document: Document, seed: int = 0, limit: int = 256, max_images: int = 1, **options: Any) -> Iterator[Piece]:
         """What follows `document`: texts and pictures as they are finished, then `Done`.
 
         limit: the most tokens (fewer when the context ends); max_images: the most pictures.
@@ -231,6 +229,11 @@ class CM3Pipeline:
         """The answers to many requests at once; `options` replace fields of `default`."""
         chosen = _options(options, default)
         return self.engine.generate(requests, chosen.make_strategy(), chosen.make_sampling())
+
+    def filled_codes(self, masked: TokenizedDocument, generation: Generation) -> np.ndarray:
+        """The codes (h, w) of the masked picture with its gaps as `generation` fills them."""
+        ids = restore(fill(masked, generation.token_ids, self.vocab), self.vocab)
+        return self.vocab.codes(ids[self.vocab.is_image(ids)]).reshape(self.vocab.grid_shape)
 
     def decode_codes(self, codes: Sequence[np.ndarray]) -> list[Image.Image]:
         """Codes (h, w) each → pictures."""

@@ -43,8 +43,8 @@ class MixtureEntry(RunConfig):
     options: dict[str, Any] = Field(default_factory=dict)
     format: str | None = None
     held_out: Path | None = None
-    weight: float = Field(1.0, gt=0)
-    loss_weight: float = Field(1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0)
+    loss_weight: float = Field(default=1.0, gt=0)
 
     def make_task(self) -> Task:
         """The task with its options. Raises `UsageError` for a name or an option that does not exist."""

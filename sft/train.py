@@ -45,7 +45,7 @@ class SFTConfig(RunConfig):
     out: Path
     image_tokenizer: Path | None = None
     mixture: tuple[MixtureEntry, ...] = Field(min_length=1)
-    held_out_documents: int = Field(256, ge=1)
+    held_out_documents: int = Field(default=256, ge=1)
     loader: LoaderConfig = LoaderConfig(objective=PLAIN)
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()

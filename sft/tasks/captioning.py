@@ -22,7 +22,7 @@ class Captioning(RunConfig):
     data_format: ClassVar[str] = "pairs"
     answer: ClassVar[Answer] = "text"
 
-    instructions: tuple[str, ...] = Field(("describe",), min_length=1)
+    instructions: tuple[str, ...] = Field(default=("describe",), min_length=1)
 
     def prompt(self, image: ImageSegment, rng: np.random.Generator | None = None) -> list[Turn]:
         """What the user says to get a caption of `image`."""

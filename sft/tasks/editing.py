@@ -27,7 +27,7 @@ class Editing(RunConfig):
     answer: ClassVar[Answer] = "image"
 
     template: str = "{instruction}"
-    blank_fraction: float = Field(0.05, ge=0, le=1)
+    blank_fraction: float = Field(default=0.05, ge=0, le=1)
 
     def prompt(self, image: ImageSegment, instruction: str) -> list[Turn]:
         """What the user says to have `image` changed."""

@@ -36,10 +36,10 @@ class Infilling(RunConfig):
     data_format: ClassVar[str] = "pairs"
     answer: ClassVar[Answer] = "masked"
 
-    shapes: tuple[Shape, ...] = Field(("rows", "box"), min_length=1)
-    smallest: float = Field(1 / 6, gt=0, le=1)
-    largest: float = Field(1 / 2, gt=0, le=1)
-    blank_fraction: float = Field(0.0, ge=0, le=1)
+    shapes: tuple[Shape, ...] = Field(default=("rows", "box"), min_length=1)
+    smallest: float = Field(default=1 / 6, gt=0, le=1)
+    largest: float = Field(default=1 / 2, gt=0, le=1)
+    blank_fraction: float = Field(default=0.0, ge=0, le=1)
 
     @model_validator(mode="after")
     def _ordered(self) -> Infilling:

@@ -29,7 +29,7 @@ class TextToImage(RunConfig):
     answer: ClassVar[Answer] = "image"
 
     template: str = "{caption}"
-    blank_fraction: float = Field(0.1, ge=0, le=1)
+    blank_fraction: float = Field(default=0.1, ge=0, le=1)
 
     def prompt(self, caption: str) -> list[Turn]:
         """What the user says to get a picture of `caption`."""

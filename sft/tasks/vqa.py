@@ -31,7 +31,7 @@ class VQA(RunConfig):
     answer: ClassVar[Answer] = "text"
 
     template: str = "{question}"
-    questions_per_image: int = Field(3, ge=1)
+    questions_per_image: int = Field(default=3, ge=1)
 
     def prompt(self, image: ImageSegment | None, question: str) -> list[Turn]:
         """What the user says to ask `question` about `image` (None: about the picture that stands before)."""
