@@ -60,7 +60,7 @@ def test_wrong_usage(tmp_path: Path) -> None:
     assert_one_sentence(cm3("generate"), 2, "model", "cm3 generate --help")
     assert_one_sentence(cm3("list", "task"), 2, "unknown kind 'task'", "tasks")
     assert_one_sentence(cm3("quickstart", "--minutes", "0"), 2, "--minutes")
-    assert_one_sentence(cm3("quickstart", "--minutes", "many"), 2, "many")
+    assert_one_sentence(cm3("quickstart", "--minutes", "many"), 2, "--minutes", "number")
     assert_one_sentence(cm3("train", tmp_path / "none.toml"), 2, "does not exist")
 
 

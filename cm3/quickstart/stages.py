@@ -47,10 +47,12 @@ class StageRecord:
     peak_memory_bytes: int
 
 
-def run_stages(stages: Sequence[Stage], folder: Path, announce: Callable[[str], None]) -> dict[str, StageRecord]:
-    """Run the stages that do not stand, in order; `announce` gets a line for each. Returns every stage's record."""
+def run_stages(stages: Sequence[Stage], folder: Path, announce: Callable[[str], None], records: dict[str, StageRecord]) -> None:
+    """Run the stages that do not stand, in order, and put every stage's record into `records` as soon as it is there.
+
+    `folder` keeps the records; `announce` gets a line for each stage.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    records: dict[str, StageRecord] = {}
     for number, stage in enumerate(stages, start=1):
         title = f"[{number}/{len(stages)}] {stage.name}"
         key = stage_key(stage)
@@ -63,7 +65,6 @@ def run_stages(stages: Sequence[Stage], folder: Path, announce: Callable[[str], 
         else:
             announce(f"{title}: stands (made in {record.seconds:.0f} s)")
         records[stage.name] = record
-    return records
 
 
 def stage_key(stage: Stage) -> str:
