@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from cm3.documents.pixels import to_rgb
 from cm3.documents.reasons import ImageError, RejectReason
@@ -91,11 +91,10 @@ def _stream(source: bytes | Path | str) -> Iterator[BinaryIO]:
         if not stat.S_ISREG(os.stat(source).st_mode):  # opening a pipe would wait, reading a device never ends
             raise ImageError(RejectReason.UNREADABLE_IMAGE, f"{source} is not a file; expected a picture")
         stream = open(source, "rb")  # noqa: SIM115 - closed below; only the opening may raise here
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a name that no file can have, with a NUL
         raise ImageError(RejectReason.MISSING_IMAGE, f"there is no picture at {source}") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        detail = error.strerror if isinstance(error, OSError) else error
-        raise ImageError(RejectReason.UNREADABLE_IMAGE, f"the picture {source} cannot be read: {detail}") from None
+    except OSError as error:
+        raise ImageError(RejectReason.UNREADABLE_IMAGE, f"the picture {source} cannot be read: {error.strerror}") from None
     with stream:
         yield stream
 
@@ -161,5 +160,7 @@ def _too_many_pixels(size: str, limits: DecodeLimits) -> ImageError:
 def _damaged(kind: str, error: Exception) -> ImageError:
     if "truncat" in str(error).lower() or isinstance(error, EOFError):
         return ImageError(RejectReason.TRUNCATED_IMAGE, f"the {kind} picture is cut off: its end is missing")
+    if isinstance(error, UnidentifiedImageError):  # its text holds the address of the stream
+        return ImageError(RejectReason.CORRUPT_IMAGE, f"the {kind} picture is damaged: its header makes no sense")
     detail = str(error)[:100] or type(error).__name__
     return ImageError(RejectReason.CORRUPT_IMAGE, f"the {kind} picture is damaged: {detail}")

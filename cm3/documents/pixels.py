@@ -20,7 +20,8 @@ from cm3.documents.reasons import ImageError, RejectReason
 _WHITE = (255, 255, 255)
 _DIRECT = frozenset({"1", "L", "P", "RGB", "RGBX", "HSV", "YCbCr", "CMYK"})
 _STRAIGHT_ALPHA = frozenset({"LA", "PA", "RGBA"})
-_PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
+_PREMULTIPLIED = frozenset({"La", "RGBa"})
+_SIXTEEN_TO_EIGHT = ((np.arange(65536) * 255 + 32767) // 65535).astype(np.uint8)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -47,18 +48,23 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def full_scale(values: np.ndarray, mode: str) -> float:
     """The value that means white in a wide grayscale picture.
 
-    16-bit modes: 65535. "I" (Pillow's 32-bit integer): 65535, the 16-bit data it usually carries, unless a value is
-    larger: then 2³¹ - 1. "F": the smallest of 1, 255, 65535 that holds the largest value, else that value.
+    "I" (Pillow's 32-bit integer): 65535, the 16-bit data it usually carries, unless a value is larger: then 2³¹ - 1.
+    "F": the smallest of 1, 255, 65535 that holds the largest value, else that value.
     """
     top = float(values.max(initial=0))
-    if mode != "F":
+    if mode == "I":
         return 65535.0 if top <= 65535 else 2.0**31 - 1
     return next((scale for scale in (1.0, 255.0, 65535.0) if top <= scale), top)
 
 
 def _wide_to_rgb(image: Image.Image) -> Image.Image:
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)  # (Y, X)
-    gray = np.rint(np.clip(values / full_scale(values, image.mode), 0.0, 1.0) * 255).astype(np.uint8)
+    values = np.asarray(image)  # (Y, X) uint16, int32 or float32
+    if image.mode.startswith("I;16"):
+        gray = _SIXTEEN_TO_EIGHT[values]  # a table keeps 64 million pixels out of float arithmetic
+    else:
+        finite = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0, copy=False)
+        finite *= 255 / full_scale(finite, image.mode)
+        gray = np.rint(np.clip(finite, 0, 255, out=finite), out=finite).astype(np.uint8)
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
         gray[values == transparent] = 255

@@ -185,9 +185,7 @@ def _are_part_names(names: Sequence[Any]) -> bool:
 def _sample_json(document: Document, key: str, names: list[str], segments: list[dict[str, Any]]) -> dict[str, Any]:
     """The meta, plus what the plain rule of the format (text first, then pictures by name) would not give back."""
     if OWN_KEY in document.meta:
-        raise InputError(
-            f"the meta of document {document.id!r} has the key {OWN_KEY!r}, which the format needs; rename it"
-        )
+        raise InputError(f"the meta of document {document.id!r} has the key {OWN_KEY!r}, which the format needs; rename it")
     own: dict[str, Any] = {}
     if document.id != key:
         own["id"] = document.id

@@ -83,7 +83,7 @@ def test_empty_missing_unreadable(tmp_path: Path) -> None:
     assert reason_of(tmp_path / "none.png") is RejectReason.MISSING_IMAGE
     assert reason_of(tmp_path / "empty.png" / "below.png") is RejectReason.MISSING_IMAGE
     assert reason_of(tmp_path) is RejectReason.UNREADABLE_IMAGE
-    assert reason_of(Path("a\0b.png")) is RejectReason.UNREADABLE_IMAGE
+    assert reason_of(Path("a\0b.png")) is RejectReason.MISSING_IMAGE
     assert reason_of(tmp_path / ("long" * 1000)) is RejectReason.UNREADABLE_IMAGE
     os.mkfifo(tmp_path / "pipe.png")
     assert reason_of(tmp_path / "pipe.png") is RejectReason.UNREADABLE_IMAGE  # and does not wait
@@ -138,7 +138,7 @@ def test_mutated_files_never_escape(format: str) -> None:
     """Random flips, cuts, insertions and duplications: a picture or an `ImageError`, nothing else."""
     rng = np.random.default_rng(11)
     data = encoded(format, (24, 18))
-    decoded = 0
+    decoded, messages = 0, set()
     for _ in range(150):
         mutant = bytearray(data)
         for _ in range(rng.integers(1, 8)):
@@ -153,9 +153,8 @@ def test_mutated_files_never_escape(format: str) -> None:
             else:
                 mutant[position:position] = mutant[position : position + 16]
         try:
-            picture = decode_image(bytes(mutant), DecodeLimits(max_pixels=1_000_000))
+            decoded += decode_image(bytes(mutant), DecodeLimits(max_pixels=1_000_000)).mode == "RGB"
         except ImageError as error:
-            assert len(str(error)) < 300
-        else:
-            decoded += picture.mode == "RGB"
-    assert decoded < 150
+            messages.add(str(error))
+    assert 0 < decoded < 150
+    assert not [message for message in messages if len(message) > 200 or "0x" in message]

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from cm3.documents.document import Document, Segment, TextSegment
 from cm3.documents.images import IMAGE_SUFFIXES
@@ -44,27 +45,30 @@ def walk(root: Path) -> list[str]:
     return sorted(names)
 
 
-def caption_and_meta(caption: bytes | None, json_data: bytes | None, options: ReadOptions) -> tuple[list[Segment], dict]:
-    """The text segment (none or one) and the meta from the files beside a picture. Raises `RecordError`."""
-    meta: dict = {}
-    if json_data is not None:
-        value = parse_json(json_data, options.max_record_bytes)
-        if not isinstance(value, Mapping):
-            raise RecordError(RejectReason.BAD_RECORD, f"the .json file holds a {type(value).__name__}, expected an object")
-        meta = dict(value)
+def parse_meta(data: bytes | None, options: ReadOptions) -> dict[str, Any]:
+    """The meta in the `.json` file beside a picture; empty without one. Raises `RecordError`."""
+    if data is None:
+        return {}
+    value = parse_json(data, options.max_record_bytes)
+    if not isinstance(value, dict):
+        raise RecordError(RejectReason.BAD_RECORD, f"the .json file holds a {type(value).__name__}, expected an object")
+    return value
+
+
+def caption_segments(caption: bytes | None, meta: dict[str, Any], options: ReadOptions) -> list[Segment]:
+    """The text segment, if any, from the text file, else from `meta` (out of which it is taken). Raises `RecordError`."""
     if caption is not None:
-        return [TextSegment(decode_caption(caption, options.max_text_bytes))], meta
+        return [TextSegment(decode_caption(caption, options.max_text_bytes))]
     key = next((key for key in TEXT_KEYS if meta.get(key) is not None), None)
-    if key is None:
-        return [], meta
-    return [TextSegment(check_text(meta.pop(key), options.max_text_bytes).strip())], meta
+    return [] if key is None else [TextSegment(check_text(meta.pop(key), options.max_text_bytes).strip())]
 
 
 def _build(root: Path, name: str, key: str, options: ReadOptions) -> Document:
     check_key(key)
     path = root / name
     caption = next((data for suffix in CAPTION_SUFFIXES if (data := _read(path.with_suffix(suffix), options)) is not None), None)
-    segments, meta = caption_and_meta(caption, _read(path.with_suffix(".json"), options), options)
+    meta = parse_meta(_read(path.with_suffix(".json"), options), options)
+    segments = caption_segments(caption, meta, options)
     return Document(key, (*segments, image_segment(path, options)), meta)
 
 

@@ -18,13 +18,15 @@ def expand_source(source: Path | str) -> list[Path]:
     A name that exists as it is written is never expanded. Raises `InputError` when something named is not there.
     """
     text = str(source)
+    if "\0" in text:
+        raise InputError(f"{text[:200]!r} cannot be a path: it holds a NUL")
     try:
         if Path(text).exists():
             return [Path(text)]
         paths = [path for name in _expand_braces(text) for path in _expand_glob(name)]
         missing = next((path for path in paths if not path.exists()), None)
-    except (OSError, ValueError) as error:  # a name too long for the file system; a NUL
-        raise InputError(f"{text[:200]!r} cannot be a path: {error}") from None
+    except OSError as error:  # a name too long for the file system
+        raise InputError(f"{text[:200]!r} cannot be a path: {error.strerror}") from None
     if missing is not None:
         raise InputError(f"there is nothing at {missing}; check the path")
     return paths

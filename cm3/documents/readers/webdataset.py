@@ -21,7 +21,7 @@ from typing import BinaryIO
 from cm3.core.errors import InputError
 from cm3.documents.document import Document, ImageSegment
 from cm3.documents.images import IMAGE_SUFFIXES
-from cm3.documents.readers.folder import CAPTION_SUFFIXES, caption_and_meta
+from cm3.documents.readers.folder import CAPTION_SUFFIXES, caption_segments, parse_meta
 from cm3.documents.readers.sources import expand_source
 from cm3.documents.reasons import RecordError, RejectReason
 from cm3.documents.records import ReadOptions, Record, image_segment, segments_from_json
@@ -97,7 +97,7 @@ def _build(stream: BinaryIO, sample: Sample, options: ReadOptions) -> Document:
         raise RecordError(RejectReason.DUPLICATE_KEY, f"{sample.repeated:.80} is a second member of its kind for this key")
     caption = None if sample.caption is None else read_member(stream, sample.caption, options.max_record_bytes)
     json_data = None if sample.json is None else read_member(stream, sample.json, options.max_record_bytes)
-    text, meta = caption_and_meta(caption, json_data, options)
+    meta = parse_meta(json_data, options)
     own = meta.pop(OWN_KEY, {})
     if not isinstance(own, Mapping):
         raise RecordError(RejectReason.BAD_RECORD, f"{OWN_KEY!r} in the JSON must be an object")
@@ -105,6 +105,7 @@ def _build(stream: BinaryIO, sample: Sample, options: ReadOptions) -> Document:
     load = partial(_load, stream, sample, options)
     if "segments" in own:
         return Document(key, segments_from_json(own["segments"], load, options), meta)
+    text = caption_segments(caption, meta, options)
     names = sorted(sample.images)
     if names not in ([], [""]):
         meta["images"] = names
