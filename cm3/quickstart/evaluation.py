@@ -25,7 +25,8 @@ from cm3.quickstart import showcase
 from cm3.quickstart.config import QuickstartConfig
 from cm3.quickstart.settings import Places, Settings
 from cm3.quickstart.showcase import Judge
-from cm3.quickstart.story import Story
+from cm3.quickstart.story import Story, TaskScore
+from sft.evaluate import EvaluationConfig, evaluate, evaluate_round_trip
 from sft.scoring import SceneScorer
 from sft.tasks import make_task
 
