@@ -37,7 +37,7 @@ _LAZY = {
     "train_encoder": "retrieval.training:train_encoder",
 }
 
-__all__ = [  # noqa: F822 - resolved by __getattr__
+__all__ = [
     "BuildConfig",
     "CLIPReranker",
     "MemoryBank",

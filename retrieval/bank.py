@@ -31,7 +31,6 @@ from retrieval.index.protocol import Hits
 from retrieval.store import DocumentStore
 
 KIND = "memory"
-FORMAT = 1
 
 
 class BankInfo(RunConfig):
@@ -41,7 +40,7 @@ class BankInfo(RunConfig):
     exact search finds this index finds (1.0 for an exact one), with a 95 % interval.
     """
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     count: int = Field(ge=1)
     width: int = Field(ge=1)
     metric: Literal["inner_product"] = "inner_product"
@@ -98,10 +97,12 @@ class MemoryBank:
     def search_vectors(self, queries: np.ndarray, k: int) -> list[list[Neighbor]]:
         """`search` for query vectors (B, E) float32 of length 1."""
         scores, rows = self.nearest(queries, k)
-        return [
-            [Neighbor(self.store[int(row)], float(score), rank) for rank, (score, row) in enumerate(zip(*hits, strict=True)) if row >= 0]
-            for hits in zip(scores, rows, strict=True)
-        ]
+        return [self.read(*hits) for hits in zip(scores, rows, strict=True)]
+
+    def read(self, scores: np.ndarray, rows: np.ndarray) -> list[Neighbor]:
+        """The documents of one query's scores (k,) and rows (k,); missing ones (row -1) are left out."""
+        found = [(int(row), float(score)) for row, score in zip(rows, scores, strict=True) if row >= 0]
+        return [Neighbor(self.store[row], score, rank) for rank, (row, score) in enumerate(found)]
 
     def nearest(self, queries: np.ndarray, k: int) -> Hits:
         """Scores (B, k) and rows (B, k) of the nearest documents, without reading them; see `Hits`.

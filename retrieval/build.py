@@ -46,7 +46,7 @@ Source = Path | str | Iterable[Document]
 
 @dataclass(frozen=True)
 class BuiltBank:
-    """What `build` made: the folder, the number of documents, the kind of index, its measured recall, the encoder's fingerprint."""
+    """What `build` made: folder, number of documents, kind of index and its measured recall, fingerprint of the encoder."""
 
     path: Path
     count: int
@@ -73,13 +73,15 @@ def build(
     `out` is then as it was.
     """
     config, out = config or BuildConfig(), Path(out)
-    folder = _encoder_folder(out, encoder)
+    scratch = out.with_name(f".{out.name}.encoder")
+    folder = _encoder_folder(source, out, encoder, scratch)
     loaded = HashingEncoder() if folder is None else load_encoder(folder)
     with writing(out, KIND, _provenance(source, folder)) as temporary:
-        info = _fill(temporary, _documents(source, config, report), loaded, config)
-        if config.embed_encoder:
+        info = _fill(temporary, source, loaded, config, report)
+        if config.embed_encoder or folder in (None, scratch):  # those stand nowhere else
             _embed_encoder(loaded, folder, temporary / "encoder")
         write_json(temporary / "bank.json", info.model_dump(mode="json"))
+    shutil.rmtree(scratch, ignore_errors=True)
     return BuiltBank(out, info.count, str(info.index["kind"]), float(info.recall["value"]), info.encoder)
 
 
@@ -103,8 +105,8 @@ def _fill(folder: Path, source: Source, encoder: Encoder, config: BuildConfig, r
     recall = measure_recall(index, vectors, config.seed)
     if recall["value"] < config.min_recall:
         raise ArtefactError(
-            f"the {kind} index finds {recall['value']:.1%} of what an exact search finds, below the floor of {config.min_recall:.1%}; "
-            "it was not published: take another index, or lower min_recall"
+            f"the {kind} index finds {recall['value']:.1%} of what an exact search finds, below the floor of "
+            f"{config.min_recall:.1%}, and was not published; take another index, or lower min_recall"
         )
     return BankInfo(
         count=len(vectors), width=vectors.shape[1], encoder=encoder.fingerprint, encoder_kind=_kind(encoder),

@@ -26,11 +26,11 @@ class TrainEncoderConfig(RunConfig):
     out: str | None = None
     preset: str = "tiny"
     shape: dict[str, Any] = Field(default_factory=dict)
-    batch_size: int = Field(128, ge=2)
+    batch_size: int = Field(default=128, ge=2)
     hard_texts: bool = True
-    temperature: float = Field(0.07, gt=0)
-    held_out: int = Field(256, ge=0)
-    held_out_fraction: float = Field(0.02, ge=0, le=0.5)
+    temperature: float = Field(default=0.07, gt=0)
+    held_out: int = Field(default=256, ge=0)
+    held_out_fraction: float = Field(default=0.02, ge=0, le=0.5)
     train: TrainConfig = TrainConfig(
         steps=600,
         learning_rate=4e-3,
@@ -58,12 +58,12 @@ class BuildConfig(RunConfig):
     """
 
     index: str = "auto"
-    seed: int = Field(0, ge=0)
-    min_recall: float = Field(0.95, ge=0, le=1)
-    batch_size: int = Field(256, ge=1)
-    max_image_side: int | None = Field(512, ge=8)
+    seed: int = Field(default=0, ge=0)
+    min_recall: float = Field(default=0.95, ge=0, le=1)
+    batch_size: int = Field(default=256, ge=1)
+    max_image_side: int | None = Field(default=512, ge=8)
     embed_encoder: bool = True
-    max_documents: int | None = Field(None, ge=1)
+    max_documents: int | None = Field(default=None, ge=1)
 
 
 class RetrieverConfig(RunConfig):
@@ -79,11 +79,11 @@ class RetrieverConfig(RunConfig):
     """
 
     query: Literal["text", "image", "both", "either", "each"] = "each"
-    query_dropout: float = Field(0.2, ge=0, lt=1)
-    max_similarity: float = Field(0.9, ge=-1)
+    query_dropout: float = Field(default=0.2, ge=0, lt=1)
+    max_similarity: float = Field(default=0.9, ge=-1)
     prefer_whole: bool = True
-    candidates: int = Field(64, ge=1)
-    seed: int = Field(0, ge=0)
+    candidates: int = Field(default=64, ge=1)
+    seed: int = Field(default=0, ge=0)
 
     @classmethod
     def cm3leon(cls, seed: int = 0) -> RetrieverConfig:

@@ -1,8 +1,8 @@
 """Hard wrong texts: a caption with one word exchanged for another that the corpus also has in that place.
 
-Telling "a red circle at the top" from "a red circle at the left" needs what a batch of random captions rarely asks for: which
-attribute belongs to which thing. After NegCLIP (arXiv:2210.01936), but without a parser or a word list: two words are exchangeable
-when the corpus has both between the same neighbors.
+Telling "a red circle at the top" from "a red circle at the left" needs what a batch of random captions rarely asks for:
+which attribute belongs to which thing. After NegCLIP (arXiv:2210.01936), but without a parser or a word list: two words
+are exchangeable when the corpus has both between the same neighbors.
 """
 
 from __future__ import annotations

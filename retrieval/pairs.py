@@ -19,9 +19,10 @@ from retrieval.encoders.preprocessing import Preprocessing
 
 @dataclass(frozen=True)
 class Pairs:
-    """N pairs. frames (N, Y, X, 3) uint8: resized and cropped pictures; image_keys, text_keys (N,) int64: equal for equal contents.
+    """N pairs.
 
-    `passed_over` counts the documents that were no pair.
+    frames (N, Y, X, 3) uint8: resized and cropped pictures. image_keys, text_keys (N,) int64: equal for equal contents.
+    passed_over: how many documents were no pair.
     """
 
     ids: list[str]

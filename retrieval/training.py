@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
@@ -48,7 +49,11 @@ _MAX_SCALE = 100.0
 
 @dataclass(frozen=True)
 class TrainedEncoder:
-    """What `train_encoder` made: the folder, its figures on held-out pairs (empty without any), and what went in, and its records."""
+    """What `train_encoder` made.
+
+    metrics: figures on the held-out pairs, empty without any (see `recall_metrics`). passed_over: documents that were no pair.
+    history: the records of metrics.jsonl, oldest first.
+    """
 
     path: Path
     metrics: dict[str, float]
@@ -124,7 +129,10 @@ class PairModel(nn.Module):
 
 @dataclass
 class PairBatch:
-    """B pairs. pixels (B, 3, Y, X) float32; ids, mask (B or 2B, T) int64, the texts, then their hard versions; alike (B, B) bool."""
+    """B pairs.
+
+    pixels (B, 3, Y, X) float32; ids, mask (B or 2B, T) int64: the texts, then their hard versions; alike (B, B) bool.
+    """
 
     pixels: Tensor
     ids: Tensor
@@ -210,7 +218,9 @@ def new_clip(tokenizer: Tokenizer, config: TrainEncoderConfig, shape: EncoderSha
 
 def save_encoder(clip: CLIPModel, tokenizer: Tokenizer, shape: EncoderShape, folder: Path) -> None:
     """Write config.json, model.safetensors, tokenizer.json, tokenizer_config.json and preprocessor_config.json."""
-    clip.save_pretrained(folder)
+    clip.config.save_pretrained(folder)
+    weights = {name: tensor.contiguous().cpu() for name, tensor in clip.state_dict().items()}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
     save_text_tokenizer(tokenizer, folder, shape.max_text_length)
     settings = Preprocessing.square(shape.image_size).to_json()
     (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n", "utf-8")

@@ -67,7 +67,7 @@ def caption(
 ) -> None:
     """Describe pictures in words."""
     pipe = _open(model)
-    options = {} if temperature is None else {"temperature": temperature}
+    options: dict[str, Any] = {} if temperature is None else {"temperature": temperature}
     texts = [pipe.caption(_existing(image), seed=seed, **options) for image in images]
     if as_json and len(images) > 1:
         emit([{"image": str(image), "text": text} for image, text in zip(images, texts)], "", as_json)
@@ -100,7 +100,7 @@ def edit(
 ) -> None:
     """Change a picture as INSTRUCTION says."""
     given = {"guidance": guidance, "image_guidance": image_guidance}
-    options = {name: value for name, value in given.items() if value is not None}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     drawn = _open(model).draw_edit(_existing(image), instruction, seed, **options)
     entry = _written(drawn, out / f"{image.stem}-edit-{seed}.png")
     emit({"path": entry["path"], "codes": entry["codes"]}, entry["path"], as_json)
@@ -119,7 +119,7 @@ def infill(
 ) -> None:
     """Fill a region of a picture in anew; everything outside of it keeps its codes."""
     region = None if box is None else _box(box)
-    options = {} if temperature is None else {"temperature": temperature}
+    options: dict[str, Any] = {} if temperature is None else {"temperature": temperature}
     drawn = _open(model).draw_infill(_existing(image), _mask(mask), prompt, region, seed, **options)
     entry = _written(drawn, out / f"{image.stem}-infill-{seed}.png")
     emit({"path": entry["path"], "codes": entry["codes"]}, entry["path"], as_json)
@@ -163,7 +163,7 @@ def _options(
 ) -> dict[str, Any]:
     """The decoding options that were given; those that were not keep the pipeline's defaults."""
     given = {"strategy": strategy, "guidance": guidance, "temperature": temperature, "top_p": top_p, "top_k": top_k}
-    options = {name: value for name, value in given.items() if value is not None}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if fields:
         options["strategy_options"] = dict(_field(text) for text in fields)
     return options

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,8 +27,8 @@ def train_encoder(
     config = load_run(retrieval.TrainEncoderConfig, run_file, overrides or [])
     if config.data is None or config.out is None:
         raise UsageError(f"{run_file} needs both `data` and `out`; add them or pass data=FOLDER out=FOLDER")
-    trained = retrieval.train_encoder(config)
-    emit({"out": config.out, **trained.figures}, f"{config.out}\n{table([trained.figures])}", as_json)
+    trained = retrieval.train_encoder(config=config)
+    emit({"out": config.out, **trained.metrics}, f"{config.out}\n{_figures(trained.metrics)}", as_json)
 
 
 @app.command("build")
@@ -77,19 +78,19 @@ def search(
 
 @app.command("eval")
 def evaluate(
-    encoder: Annotated[Path, typer.Argument(help="An encoder folder.")],
+    encoder: Annotated[Path, typer.Argument(help="An encoder folder or a memory bank.")],
     data: Annotated[str, typer.Argument(help="Held-out pairs of picture and text.")],
     limit: Annotated[int, typer.Option("-n", "--limit", help="At most so many pairs.")] = 256,
     as_json: AsJson = False,
 ) -> None:
-    """Measure an encoder: recall of pictures by text and of texts by picture, beside chance."""
-    from itertools import islice
-
+    """Measure an encoder (recall of pictures by text and of texts by picture, beside chance) or a memory bank."""
     import retrieval
-    from cm3.documents.readers import read_documents
+    from cm3.documents.report import ReadReport
 
-    figures = retrieval.evaluate(retrieval.load_encoder(encoder), list(islice(read_documents(data), limit)))
-    emit(figures, table([{"figure": name, "value": value} for name, value in figures.items()]), as_json)
+    report = ReadReport()
+    figures = retrieval.evaluate(encoder, data, limit, report)
+    report.check()
+    emit(figures, _figures(figures), as_json)
 
 
 @app.command("info")
@@ -98,4 +99,8 @@ def info(memory: Annotated[Path, typer.Argument(help="A memory bank.")], as_json
     import retrieval
 
     value = retrieval.open(memory).info.model_dump(mode="json")
-    emit(value, table([{"figure": name, "value": entry} for name, entry in value.items()]), as_json)
+    emit(value, _figures(value), as_json)
+
+
+def _figures(values: Mapping[str, Any]) -> str:
+    return table([{"figure": name, "value": value} for name, value in values.items()])

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ class HashingEncoder:
         vectors = np.zeros((len(texts), self.width), np.float32)  # (N, E)
         for row, text in enumerate(texts):
             words = _WORD.findall(text.lower())
-            for feature in [*words, *map(" ".join, zip(words, words[1:], strict=False)), "<text>"]:
+            for feature in [*words, *map(" ".join, pairwise(words)), "<text>"]:
                 digest = hashlib.blake2b(feature.encode("utf-8", "replace"), digest_size=8).digest()
                 slot = int.from_bytes(digest[:6], "big") % self.text_width
                 vectors[row, slot] += 1.0 if digest[6] & 1 else -1.0

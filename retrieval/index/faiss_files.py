@@ -7,6 +7,7 @@ contents are compared with the vectors they claim to index.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -22,7 +23,7 @@ def write_index(index: faiss.Index, folder: Path) -> None:
     faiss.write_index(index, str(folder / FILE))
 
 
-def read_index(folder: Path, vectors: np.ndarray, kind: type[faiss.Index]) -> faiss.Index:
+def read_index(folder: Path, vectors: np.ndarray, kind: type[faiss.Index]) -> Any:
     """Read the index in `folder`. Raises `ArtefactError` unless it is a `kind` over as many vectors of the same width."""
     file = folder / FILE
     try:
@@ -32,7 +33,7 @@ def read_index(folder: Path, vectors: np.ndarray, kind: type[faiss.Index]) -> fa
     found = (type(index).__name__, index.ntotal, index.d, index.metric_type)
     expected = (kind.__name__, *vectors.shape, faiss.METRIC_INNER_PRODUCT)
     if found != expected:
-        raise ArtefactError(f"{file} does not belong to these vectors: it is {found}, expected {expected}; build the memory again")
+        raise ArtefactError(f"{file} is {found}, but its vectors ask for {expected}; build the memory again")
     return index
 
 

@@ -50,5 +50,5 @@ class HNSWIndex:
 
     def search(self, queries: np.ndarray, k: int) -> Hits:
         """The `k` best vectors met on the walk; at least as broad as `k`."""
-        settings = faiss.SearchParametersHNSW(efSearch=max(_SEARCH_BREADTH, 2 * k))
+        settings = faiss.SearchParametersHNSW(efSearch=max(_SEARCH_BREADTH, 2 * k))  # type: ignore[attr-defined]
         return ordered_hits(*self.index.search(np.ascontiguousarray(queries, np.float32), k, params=settings))

@@ -9,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cm3.core.errors import ArtefactError, InputError, UsageError
+from cm3.core.protocols import TextTokenizer
 from cm3.tokens import BPETextTokenizer
 
 anything = st.text(max_size=40)  # hypothesis leaves lone surrogates out by default
@@ -34,6 +35,10 @@ def test_decode_inverts_encode_and_no_special_id_comes_out(text, vocab, words):
 def test_a_word_is_the_same_token_at_the_start_and_inside(text):
     assert len(text.encode("circle")) == 1
     assert text.encode("red circle") == text.encode("red") + text.encode("circle")
+
+
+def test_it_is_a_text_tokenizer(text):
+    assert isinstance(text, TextTokenizer)
 
 
 def test_batch_equals_one_by_one(text):

@@ -83,4 +83,5 @@ def _entropy_loss(logits: Tensor) -> Tensor:
     log_shares = logits.log_softmax(-1)
     shares = log_shares.exp()
     mean = shares.mean(0)
-    return -(shares * log_shares).sum(-1).mean() + torch.special.xlogy(mean, mean).sum()
+    tiny = torch.finfo(mean.dtype).tiny  # a share that underflows has no logarithm to take a gradient of
+    return -(shares * log_shares).sum(-1).mean() + (mean * mean.clamp(min=tiny).log()).sum()

@@ -1,0 +1,236 @@
+"""The engine against the model without cache, against itself alone, and against transformers' generate."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cm3.core.errors import InputError, UsageError
+from cm3.decode import (
+    GREEDY,
+    DecodingEngine,
+    FreeAnswer,
+    ImageAnswer,
+    Prompt,
+    Request,
+    Sampling,
+    TextAnswer,
+    codes_of,
+    document_start,
+    fill,
+    infilling,
+    unconditional_image,
+)
+from cm3.decode.noise import gumbel_noise, picture_keys
+from cm3.decode.rows import Rows
+from cm3.decode.strategies.contrastive import Contrastive
+from cm3.decode.strategies.guidance import Guidance
+from cm3.decode.strategies.plain import Plain
+from cm3.sequences import mask_spans, restore
+from cm3.tokens import assemble
+
+STRATEGIES = [Plain(), Guidance(3.0), Guidance(3.0, image_scale=1.5), Contrastive(k=3, alpha=0.3)]
+
+
+def uncached(model, vocab, request: Request, strategy, sampling: Sampling, legal) -> list[int]:
+    """One request by full forwards over ever longer rows; `legal(ids so far) -> (V,) bool`, grid by counting images."""
+    streams = strategy.streams(request.prompt)
+    ids: list[int] = []
+    key = picture_keys([(request.seed, request.picture)])
+    while (mask := legal(ids)) is not None:
+        logits = []
+        for stream in streams:
+            places = [place + 1 if vocab.is_image(id_) else 0 for place, id_ in enumerate(ids)]
+            tokens = torch.tensor([[*stream.token_ids.tolist(), *ids]])
+            grid = torch.tensor([[*stream.grid_positions.tolist(), *places]])
+            logits.append(model(tokens, grid_positions=grid).logits[:, -1].detach())
+        joined = strategy.combine(torch.stack(logits, dim=1).masked_fill(~mask, -1e9)).masked_fill(~mask, -torch.inf)
+        if sampling.temperature:
+            joined = joined / sampling.temperature + gumbel_noise(key, len(ids), 1, (0, vocab.size))[:, 0]
+        ids.append(int(joined.argmax()))
+    return ids
+
+
+def image_legal(vocab):
+    return lambda ids: torch.arange(vocab.size) >= vocab.image_start if len(ids) < vocab.num_image_tokens else None
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda strategy: repr(strategy)[:24])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_pictures_equal_the_uncached_loop(engine, model, vocab, caption, strategy, temperature: float) -> None:
+    sampling = Sampling(temperature)
+    requests = [Request(caption(length, length), ImageAnswer(), 5, length) for length in (3, 9, 6)]
+    for request, generation in zip(requests, engine.generate(requests, strategy, sampling)):
+        expected = uncached(model, vocab, request, strategy, sampling, image_legal(vocab))
+        assert generation.token_ids.tolist() == expected
+        assert codes_of(generation, vocab).shape == vocab.grid_shape
+
+
+def test_cached_logits_equal_uncached(model, vocab, caption) -> None:
+    prompts = [caption(3, 1), caption(8, 2), caption(8, 2)]
+    rows = Rows(model, [Guidance(2.0).streams(prompt) for prompt in prompts], room=12)
+    drawn = vocab.image_start + torch.randint(0, 24, (3, 12), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        for step in range(12):
+            cached = model.project(rows.hidden())
+            for index, prompt in enumerate(prompts):
+                for offset, stream in enumerate(Guidance(2.0).streams(prompt)):
+                    tokens = torch.tensor([[*stream.token_ids.tolist(), *drawn[index, :step].tolist()]])
+                    grid = torch.tensor([[*stream.grid_positions.tolist(), *range(1, step + 1)]])
+                    full = model(tokens, grid_positions=grid).logits[0, -1]
+                    torch.testing.assert_close(cached[2 * index + offset], full, atol=1e-5, rtol=1e-5)
+            rows.feed(drawn[:, step], torch.full((3,), step + 1))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda strategy: repr(strategy)[:24])
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_a_request_is_the_same_alone_and_in_any_batch(engine, vocab, caption, strategy, data) -> None:
+    size = data.draw(st.integers(1, 8))
+    seed = data.draw(st.integers(0, 3))
+    answers = st.sampled_from([ImageAnswer(), TextAnswer(8), FreeAnswer(30)])
+    requests = [
+        Request(caption(data.draw(st.integers(1, 9)), index), data.draw(answers), seed, data.draw(st.integers(0, 99)))
+        for index in range(size)
+    ]
+    chosen = data.draw(st.integers(0, size - 1))
+    together = engine.generate(requests, strategy, batch_size=data.draw(st.integers(1, 8)))[chosen]
+    alone = engine.generate([requests[chosen]], strategy)[0]
+    assert together.token_ids.tolist() == alone.token_ids.tolist()
+    assert together.reason == alone.reason
+
+
+def test_pictures_of_one_prompt_differ_and_are_independent_of_how_many(engine, caption) -> None:
+    prompt = caption(4)
+    four = engine.generate([Request(prompt, ImageAnswer(), 1, index) for index in range(4)])
+    one = engine.generate([Request(prompt, ImageAnswer(), 1, 0)])[0]
+    assert four[0].token_ids.tolist() == one.token_ids.tolist()
+    assert len({tuple(answer.token_ids) for answer in four}) == 4
+    other_seed = engine.generate([Request(prompt, ImageAnswer(), 2, 0)])[0]
+    assert other_seed.token_ids.tolist() != one.token_ids.tolist()
+
+
+def test_guidance_of_one_is_the_conditional_stream(engine, caption) -> None:
+    requests = [Request(caption(5, index), ImageAnswer(), 0, index) for index in range(3)]
+    plain, guided = engine.generate(requests), engine.generate(requests, Guidance(1.0))
+    assert [answer.token_ids.tolist() for answer in plain] == [answer.token_ids.tolist() for answer in guided]
+    strong = engine.generate(requests, Guidance(4.0))
+    assert [answer.token_ids.tolist() for answer in plain] != [answer.token_ids.tolist() for answer in strong]
+
+
+def test_greedy_text_equals_transformers_generate(engine, model, vocab, caption) -> None:
+    prompt = caption(6)
+    ours = engine.generate([Request(prompt, TextAnswer(20))], sampling=GREEDY)[0].token_ids.tolist()
+    legal = list(range(vocab.text_start, vocab.text_stop))
+
+    def allowed(_: int, ids: torch.Tensor) -> list[int]:
+        return legal if len(ids) == len(prompt.token_ids) else [*legal, vocab.eos_id, vocab.break_id]
+
+    row = torch.from_numpy(prompt.token_ids)[None]
+    theirs = model.generate(
+        row,
+        attention_mask=torch.ones_like(row),
+        max_new_tokens=20,
+        do_sample=False,
+        prefix_allowed_tokens_fn=allowed,
+        eos_token_id=[vocab.eos_id, vocab.break_id],
+        pad_token_id=vocab.pad_id,
+    )
+    assert theirs[0, len(prompt.token_ids) :].tolist() == ours
+
+
+def test_infill_changes_nothing_but_the_gaps(engine, vocab) -> None:
+    rng = np.random.default_rng(0)
+    picture = vocab.image_start + rng.integers(0, 24, 12)
+    document = assemble([("text", np.array([vocab.text_start + 1])), ("image", picture)], vocab)
+    first = document.spans[1].start
+    gaps = [(first + 1, first + 3), (first + 5, first + 7)]
+    masked = mask_spans(document, gaps, vocab)
+    prompt, answer = infilling(masked, vocab)
+    for strategy in (Plain(), Guidance(2.0)):
+        requests = [Request(prompt, answer, 3, index) for index in range(4)]
+        results = [
+            restore(fill(masked, generation.token_ids, vocab), vocab) for generation in engine.generate(requests, strategy)
+        ]
+        inside = np.zeros(len(document), bool)
+        for start, stop in gaps:
+            inside[start:stop] = True
+        for result in results:
+            assert np.array_equal(result[~inside], document.token_ids[~inside])
+            assert vocab.is_image(result[inside]).all()
+        assert len({tuple(result) for result in results}) > 1
+
+
+def test_infill_tokens_are_fed_with_their_own_grid_positions(engine, model, vocab) -> None:
+    picture = vocab.image_start + np.arange(12)
+    document = assemble([("image", picture)], vocab)
+    masked = mask_spans(document, [(4, 6), (8, 9)], vocab)
+    prompt, answer = infilling(masked, vocab)
+    generation = engine.generate([Request(prompt, answer)], sampling=GREEDY)[0]
+    filled = torch.from_numpy(fill(masked, generation.token_ids, vocab))[None]
+    logits = model(filled, grid_positions=torch.from_numpy(masked.grid_positions)[None]).logits[0]
+    for place in range(len(prompt.token_ids), len(masked) - 2):
+        if vocab.is_image(int(filled[0, place])):
+            assert logits[place - 1, vocab.image_start :].argmax() + vocab.image_start == filled[0, place]
+
+
+def test_text_and_picture_rows_in_one_batch_obey_their_grammars(engine, vocab, caption) -> None:
+    requests = [
+        Request(caption(4), ImageAnswer(), 0, 0),
+        Request(caption(7), TextAnswer(5), 0, 1),
+        Request(document_start(vocab), FreeAnswer(40, max_images=2), 0, 2),
+        Request(unconditional_image(vocab), ImageAnswer(), 0, 3),
+    ]
+    image, text, free, blank = engine.generate(requests)
+    assert vocab.is_image(image.token_ids).all()
+    assert vocab.is_image(blank.token_ids).all()
+    assert vocab.is_text(text.token_ids[:-1]).all()
+    assert not np.isin(free.token_ids, [vocab.pad_id, vocab.bos_id, vocab.eoss_id]).any()
+
+
+def test_stream_gives_the_same_tokens_in_pieces(engine, caption) -> None:
+    requests = [Request(caption(4), ImageAnswer(), 0, index) for index in range(2)]
+    whole = engine.generate(requests)
+    pieces: dict[int, list[int]] = {0: [], 1: []}
+    emissions = list(engine.stream(requests, longest_emission=5))
+    for emission in emissions:
+        assert len(emission.token_ids) <= 5
+        pieces[emission.request] += emission.token_ids
+    assert [pieces[0], pieces[1]] == [answer.token_ids.tolist() for answer in whole]
+    assert [emission.reason for emission in emissions] == [None] * 4 + ["stop"] * 2
+
+
+def test_without_requests_there_is_nothing(engine) -> None:
+    assert engine.generate([]) == []
+
+
+def test_a_prompt_longer_than_the_context_is_refused(engine, caption) -> None:
+    with pytest.raises(InputError, match="do not fit the model's context of 128"):
+        engine.generate([Request(caption(120), ImageAnswer())])
+
+
+def test_unsupported_attention_is_refused(model, vocab) -> None:
+    model.config._attn_implementation = "flex_attention"
+    try:
+        with pytest.raises(UsageError, match="flex_attention"):
+            DecodingEngine(model, vocab)
+    finally:
+        model.config._attn_implementation = "sdpa"
+
+
+def test_eager_attention_gives_the_same(model, vocab, caption, engine) -> None:
+    requests = [Request(caption(length), ImageAnswer(), 0, length) for length in (2, 5)]
+    expected = [answer.token_ids.tolist() for answer in engine.generate(requests)]
+    model.config._attn_implementation = "eager"
+    try:
+        assert [answer.token_ids.tolist() for answer in engine.generate(requests)] == expected
+    finally:
+        model.config._attn_implementation = "sdpa"
+
+
+def test_a_prompt_is_not_changed(engine, vocab, caption) -> None:
+    prompt: Prompt = caption(4)
+    before = prompt.token_ids.copy()
+    engine.generate([Request(prompt, ImageAnswer())], Guidance(2.0))
+    assert np.array_equal(prompt.token_ids, before)

@@ -1,0 +1,87 @@
+"""Filters against definitions written out, and drawing against the distribution it claims."""
+
+import math
+
+import pytest
+import torch
+from scipy import stats
+
+from cm3.core.errors import UsageError
+from cm3.decode.noise import gumbel_noise, picture_keys
+from cm3.decode.sampling import Sampling, draw, filtered, keep_top_k, keep_top_p
+
+LOGITS = torch.randn(5, 50, generator=torch.Generator().manual_seed(0)) * 2
+
+
+@pytest.mark.parametrize("k", [1, 3, 50, 0, 80])
+def test_top_k_keeps_the_k_most_likely(k: int) -> None:
+    kept = keep_top_k(LOGITS, k)
+    for row, result in zip(LOGITS.tolist(), kept.tolist()):
+        best = sorted(range(50), key=lambda index: -row[index])[: k or 50]
+        assert {index for index in range(50) if result[index] > -math.inf} == set(best)
+        assert all(result[index] == row[index] for index in best)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9, 0.999, 1.0])
+def test_top_p_keeps_the_smallest_set_that_reaches_p(p: float) -> None:
+    kept = keep_top_p(LOGITS, p)
+    for row, result in zip(LOGITS.double().softmax(-1).tolist(), kept.tolist()):
+        order = sorted(range(50), key=lambda index: -row[index])
+        expected, total = set(), 0.0
+        for index in order:
+            if total >= p:
+                break
+            expected.add(index)
+            total += row[index]
+        assert {index for index in range(50) if result[index] > -math.inf} == expected
+
+
+def test_temperature_acts_before_the_filters() -> None:
+    sampling = Sampling(temperature=0.25, top_p=0.9)
+    assert torch.equal(filtered(LOGITS, sampling) > -math.inf, keep_top_p(LOGITS * 4, 0.9) > -math.inf)
+    assert (filtered(LOGITS, sampling) > -math.inf).sum() < (keep_top_p(LOGITS, 0.9) > -math.inf).sum()
+
+
+def test_greedy_takes_the_largest_and_needs_no_noise() -> None:
+    assert torch.equal(draw(LOGITS, Sampling(temperature=0.0), None), LOGITS.argmax(-1))
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.7, top_k=100, top_p=0.8)])
+def test_draws_follow_the_distribution(sampling: Sampling) -> None:
+    width, draws, chunk = 512, 40_000, 2000
+    logits = torch.randn(1, width, generator=torch.Generator().manual_seed(1)) * 3
+    target = filtered(logits, sampling).double().softmax(-1)[0]
+    counts = torch.zeros(width)
+    distribution = filtered(logits, sampling)
+    greedy = Sampling(temperature=0.0)
+    for start in range(0, draws, chunk):  # `draw` filters every call; here its last step is repeated on filtered logits
+        noise = gumbel_noise(picture_keys([(0, 0)]), start, chunk, (0, width))[0]  # (chunk, V)
+        counts += torch.bincount(draw(distribution + noise, greedy, None), minlength=width)
+    assert counts[target == 0].sum() == 0
+    order = target.argsort(descending=True)
+    expected, seen = target[order] * draws, counts[order].double()
+    common = int((expected >= 10).sum())
+    observed = torch.cat([seen[:common], seen[common:].sum()[None]])
+    predicted = torch.cat([expected[:common], expected[common:].sum()[None]])
+    kept = predicted > 0
+    # chi-square, fixed seed; a sound sampler fails one seed in a thousand
+    assert stats.chisquare(observed[kept].numpy(), predicted[kept].numpy()).pvalue > 1e-3
+
+
+def test_noise_decides_with_filters_inside_draw() -> None:
+    sampling = Sampling(temperature=0.5, top_k=2)
+    noise = torch.zeros_like(LOGITS)
+    second = LOGITS.argsort(-1, descending=True)[:, 1]
+    third = LOGITS.argsort(-1, descending=True)[:, 2]
+    noise[torch.arange(5), second] = 100.0
+    noise[torch.arange(5), third] = 1000.0
+    assert torch.equal(draw(LOGITS, sampling, noise), second)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"temperature": -1}, {"temperature": math.nan}, {"temperature": math.inf}, {"top_k": -1}, {"top_p": 0}, {"top_p": math.nan}],
+)
+def test_values_out_of_range_are_refused(values: dict) -> None:
+    with pytest.raises(UsageError, match=next(iter(values))):
+        Sampling(**values)
