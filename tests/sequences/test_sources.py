@@ -8,14 +8,14 @@ from cm3.sequences import Mixture
 
 
 def test_shares_hold_at_every_prefix_and_never_fall(corpus):
-    mixture = Mixture([(corpus, 0.01), (corpus, 5.0), (corpus, 2.5)])
-    step = len(mixture.parts) ** 2
-    taken = np.array([mixture.taken(count) for count in range(0, 5000, step)])
-    counts = np.arange(0, 5000, step)
+    weights = [0.01, 0.02, 3.3, 3.1, 3.2]
+    mixture = Mixture([(corpus, weight) for weight in weights])
+    counts = np.arange(0, 5000, len(weights) ** 2)
+    taken = np.array([mixture.taken(count) for count in counts.tolist()])
     assert (taken.sum(axis=1) == counts).all()
     assert (np.diff(taken, axis=0) >= 0).all()
-    shares = np.array([0.01, 5.0, 2.5]) / 7.51
-    assert (np.abs(taken - counts[:, None] * shares) <= len(shares)).all()
+    shares = np.array(weights) / sum(weights)
+    assert (np.abs(taken - counts[:, None] * shares) <= len(weights)).all()
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan")])
