@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from retrieval.bank import MemoryBank, open_bank
-    from retrieval.build import BuildConfig, build
+    from retrieval.building import BuildConfig, build
     from retrieval.encoders import load_encoder
-    from retrieval.evaluate import evaluate
+    from retrieval.evaluation import evaluate
     from retrieval.rerank import CLIPReranker
     from retrieval.retriever import NeighborFinder, RetrieverConfig
     from retrieval.training import TrainEncoderConfig, train_encoder
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     open = open_bank
 
 _LAZY = {
-    "BuildConfig": "retrieval.build:BuildConfig",
+    "BuildConfig": "retrieval.building:BuildConfig",
     "CLIPReranker": "retrieval.rerank:CLIPReranker",
     "MemoryBank": "retrieval.bank:MemoryBank",
     "NeighborFinder": "retrieval.retriever:NeighborFinder",
     "RetrieverConfig": "retrieval.retriever:RetrieverConfig",
     "TrainEncoderConfig": "retrieval.training:TrainEncoderConfig",
-    "build": "retrieval.build:build",
-    "evaluate": "retrieval.evaluate:evaluate",
+    "build": "retrieval.building:build",
+    "evaluate": "retrieval.evaluation:evaluate",
     "load_encoder": "retrieval.encoders:load_encoder",
     "open": "retrieval.bank:open_bank",
     "train_encoder": "retrieval.training:train_encoder",
