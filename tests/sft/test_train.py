@@ -1,0 +1,114 @@
+"""Tuning end to end at toy size: the loss goes down, the folder opens, the tasks travel with it, mistakes are sentences."""
+
+import json
+
+import pytest
+import torch
+
+from cm3.core.errors import ArtefactError, InputError, UsageError
+from cm3.model.presets import create_model, preset
+from cm3.pipeline import CM3Pipeline
+from cm3.pretrain.run import load_language_model, run_folder, save_language_model
+from cm3.sequences.loader import LoaderConfig
+from cm3.tokens import BPETextTokenizer, DocumentTokenizer, vocab_for
+from cm3.train.config import TrainConfig
+from cm3.train.loop import TrainResult
+from sft.mixture import MixtureEntry
+from sft.train import SFTConfig, main, train
+from vqgan.config import VQConfig
+from vqgan.model import VQModel
+from vqgan.tokenizer import VQTokenizer
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = VQModel(VQConfig(image_size=16, downsample_factor=8, codebook_size=16, codebook_dim=8))
+    return VQTokenizer(model).save(tmp_path_factory.mktemp("images") / "images")
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """An untrained language model folder."""
+    text = BPETextTokenizer.train(["describe one two three", "how many?"], 270)
+    vocab = vocab_for(text, 16, (2, 2))
+    config = preset(
+        "tiny", vocab_size=vocab.size, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=64,
+        grid_embedding=True, grid_shape=vocab.grid_shape, image_start=vocab.image_start, image_stop=vocab.image_stop,
+    )  # fmt: skip
+    out = tmp_path_factory.mktemp("start") / "model"
+    save_language_model(out, create_model(config, 0), DocumentTokenizer(vocab, text), TrainResult(0, [], 0.0, None), {})
+    return out
+
+
+@pytest.fixture
+def data(tmp_path, make_picture):
+    lines = []
+    for index, word in enumerate(("one", "two", "three") * 2):
+        make_picture(index).resize((16, 16)).save(tmp_path / f"{index}.png")
+        record = {"id": str(index), "image": f"{index}.png", "text": word, "question": "how many?", "answer": word}
+        lines.append(json.dumps(record))
+    (tmp_path / "data.jsonl").write_text("\n".join(lines))
+    return tmp_path / "data.jsonl"
+
+
+@pytest.fixture
+def config(start, images, data, tmp_path):
+    mixture = [
+        MixtureEntry(task="captioning", data=data, held_out=data, options={"instructions": ["describe"]}),
+        MixtureEntry(task="infilling", data=data),
+    ]
+    training = TrainConfig(steps=30, learning_rate=1e-2, schedule="constant", log_every=5, device="cpu", tensorboard=False)
+    loader = LoaderConfig(row_length=64, batch_size=2, window=16)
+    return SFTConfig(model=start, image_tokenizer=images, out=tmp_path / "tuned", mixture=mixture, loader=loader, train=training)
+
+
+def test_tuning(config, images):
+    out = train(config)
+    model, _ = load_language_model(out)
+    records = [json.loads(line) for line in (run_folder(out) / "metrics.jsonl").read_text().splitlines()]
+    losses = [record["loss"] for record in records if record["kind"] == "train"]
+    assert losses[-1] < losses[0] - 1
+    assert any(record["kind"] == "eval" and record["bits_per_text_token"] > 0 for record in records)
+    assert json.loads((out / "tasks.json").read_text())["captioning"] == {"instructions": ["describe"]}
+    assert json.loads((run_folder(out) / "run.json").read_text())["train"]["steps"] == 30
+    started = load_language_model(config.model)[0]
+    assert not torch.equal(model.lm_head.weight, started.lm_head.weight)
+    assert CM3Pipeline.from_pretrained(out).tasks["captioning"].instructions == ("describe",)
+
+
+def test_a_finished_run_is_not_run_again(config):
+    first = load_language_model(train(config))[0]
+    again = load_language_model(train(config))[0]
+    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values()))
+
+
+def test_mistakes_are_met_before_any_work(config, tmp_path, images):
+    wrong = config.model_copy(update={"mixture": (config.mixture[0].model_copy(update={"task": "captions"}),)})
+    with pytest.raises(UsageError, match="captioning"):
+        train(wrong)
+    with pytest.raises(InputError, match="image_tokenizer"):
+        train(config.model_copy(update={"image_tokenizer": None}))
+    with torch.random.fork_rng(devices=[]):
+        larger = VQTokenizer(VQModel(VQConfig(image_size=16, downsample_factor=8, codebook_size=32, codebook_dim=8)))
+    with pytest.raises(ArtefactError, match="do not belong together"):
+        train(config.model_copy(update={"image_tokenizer": larger.save(tmp_path / "larger")}))
+    assert not config.out.exists()
+
+
+def test_the_command(config, tmp_path, capsys):
+    run_file = tmp_path / "run.toml"
+    run_file.write_text(f"""
+        model = "{config.model}"
+        image_tokenizer = "{config.image_tokenizer}"
+        out = "{tmp_path / "by_command"}"
+        mixture = [{{task = "vqa", data = "{config.mixture[0].data}"}}]
+        loader = {{row_length = 64, batch_size = 2, window = 16}}
+        train = {{steps = 2, device = "cpu", tensorboard = false}}
+    """)
+    assert main([str(run_file), "train.steps=1"]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "by_command")
+    assert main([str(run_file), "train.stepz=1"]) == 2
+    assert "steps" in capsys.readouterr().err
+    assert main([]) == 2
