@@ -1,0 +1,70 @@
+"""From logits to a token: temperature, top-k, top-p, then the largest of logits plus noise.
+
+Pure functions on logits (R, W) float; forbidden ids are -inf before and stay so. Order as in Chameleon's reference
+inference: what the strategy gives, then the grammar, then temperature, then the filters.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cm3.core.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn.
+
+    temperature: 0 takes the most likely token; top_k: keep the k most likely ids (0: all); top_p: keep the smallest set of
+    most likely ids whose probabilities reach p (1: all). Raises `UsageError` for a value out of range.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise UsageError(f"temperature must be a number of at least 0, got {self.temperature}")
+        if self.top_k < 0:
+            raise UsageError(f"top_k must be at least 0 (0 keeps all), got {self.top_k}")
+        if not 0 < self.top_p <= 1:  # NaN fails this too
+            raise UsageError(f"top_p must lie in (0, 1], got {self.top_p}")
+
+
+GREEDY = Sampling(temperature=0.0)
+
+
+def keep_top_k(logits: Tensor, k: int) -> Tensor:
+    """Everything below the k-th largest logit of its row becomes -inf; ties with the k-th stay. (R, W) → (R, W)."""
+    if k <= 0 or k >= logits.shape[-1]:
+        return logits
+    smallest = logits.topk(k, dim=-1).values[..., -1:]  # (R, 1)
+    return logits.masked_fill(logits < smallest, -torch.inf)
+
+
+def keep_top_p(logits: Tensor, p: float) -> Tensor:
+    """Keep the most likely ids up to and including the one at which their probabilities reach `p`. (R, W) → (R, W)."""
+    if p >= 1.0:
+        return logits
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+    probabilities = ordered.softmax(dim=-1)
+    before = probabilities.cumsum(dim=-1) - probabilities  # (R, W) the probability of everything more likely
+    dropped = torch.zeros_like(logits, dtype=torch.bool).scatter_(-1, order, before >= p)
+    return logits.masked_fill(dropped, -torch.inf)
+
+
+def filtered(logits: Tensor, sampling: Sampling) -> Tensor:
+    """The logits of the distribution to draw from, for a temperature above 0."""
+    return keep_top_p(keep_top_k(logits / sampling.temperature, sampling.top_k), sampling.top_p)
+
+
+def draw(logits: Tensor, sampling: Sampling, noise: Tensor | None) -> Tensor:
+    """One index (R,) int64 into the last axis of logits (R, W); noise: (R, W) Gumbel, unused at temperature 0."""
+    if sampling.temperature == 0.0 or noise is None:
+        return logits.argmax(dim=-1)
+    return (filtered(logits, sampling) + noise).argmax(dim=-1)

@@ -1,0 +1,21 @@
+"""Decoding strategies: which streams a request is decoded with, and how their logits become one distribution.
+
+    plain        the conditional stream alone
+    guidance     away from the stream without its condition, by a scale; two scales for editing
+    contrastive  CD-K: the ratio of both, among the tokens the conditional stream finds plausible
+
+A strategy is a frozen dataclass with `streams(prompt)` and `combine(logits)` (`cm3.core.protocols.DecodingStrategy`).
+"""
+
+from cm3.core.registry import Registry
+
+STRATEGIES = Registry(
+    "strategy",
+    {
+        "plain": "cm3.decode.strategies.plain:Plain",
+        "guidance": "cm3.decode.strategies.guidance:Guidance",
+        "contrastive": "cm3.decode.strategies.contrastive:Contrastive",
+    },
+)
+
+__all__ = ["STRATEGIES"]
