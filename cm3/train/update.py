@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from cm3.core.errors import UsageError
 from cm3.train.metrics import Meter
 from cm3.train.optimizers import NamedOptimizer
 from cm3.train.precision import autocast
@@ -94,8 +95,10 @@ class Updater:
         sums = torch.stack([torch.as_tensor(value, dtype=torch.float32, device=device) for value in (loss_sum, weight_sum)])
         if self.accelerator.num_processes > 1:
             sums = self.accelerator.reduce(sums, "sum")
+        if not (gradients := _gradients(optimizer)):
+            raise UsageError(f"the loss of {optimizer.name!r} depends on none of its parameters; check the task's loss()")
         # per-tensor norms first: one pass over memory without a concatenated copy
-        stored_norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(_gradients(optimizer)))).float()
+        stored_norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))).float()
         loss, weight, norm = torch.cat([sums, stored_norm.reshape(1)]).tolist()
         if weight == 0.0:  # nothing in this step counts, so the gradient is zero
             return Measured(loss=0.0, gradient_norm=0.0 * norm, scale=0.0)

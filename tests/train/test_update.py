@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from cm3.core.errors import UsageError
 from cm3.core.seeding import torch_generator
 from cm3.train.config import TrainConfig
 from cm3.train.metrics import Meter
@@ -116,6 +117,23 @@ def test_only_the_wanted_gradients_are_computed():
     assert measured.gradient_norm > 0
     assert first.weight.grad is not None
     assert second.weight.grad is None
+
+
+def test_what_the_task_left_in_the_gradients_does_not_count():
+    updater, optimizer = updater_for(WeightedTask())
+    clean = updater.accumulate(optimizer, data(3), 0, "")
+    for parameter in optimizer.parameters:
+        parameter.grad = torch.full_like(parameter, 100.0)
+    assert updater.accumulate(optimizer, data(3), 0, "") == clean
+
+
+def test_a_loss_that_reaches_no_parameter_is_a_mistake_of_the_task():
+    task = WeightedTask()
+    stray = nn.Parameter(torch.ones(()))
+    task.loss = lambda name, batch, step: (stray * 2, {})
+    updater, optimizer = updater_for(task)
+    with pytest.raises(UsageError, match="'model' depends on none of its parameters"):
+        updater.accumulate(optimizer, data(1), 0, "")
 
 
 @pytest.mark.parametrize("where", ["batch", "weight"])
