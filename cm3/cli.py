@@ -30,6 +30,8 @@ def run(arguments: list[str]) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the progress that people see is ours
     try:
         code = application.app(args=arguments, prog_name="cm3", standalone_mode=False)
+        if code == INTERRUPTED:  # typer turns the interruption into this
+            raise KeyboardInterrupt
         return int(code or 0)
     except CM3Error as error:
         return _fail(str(error), error.exit_code)
