@@ -1,0 +1,129 @@
+"""Pretraining from token shards: the model learns, the folder reads back, parts that do not fit are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
+
+import cm3.model  # noqa: F401  (registers the model with transformers)
+from cm3.core import artefact
+from cm3.core.errors import ArtefactError
+from cm3.core.runfile import load_run
+from cm3.core.seeding import numpy_generator
+from cm3.documents.document import Document, ImageSegment, TextSegment
+from cm3.pretrain.run import (
+    CODEBOOK_FILE,
+    NEIGHBORS_FILE,
+    NEIGHBORS_KIND,
+    PretrainConfig,
+    build_model,
+    load_language_model,
+    loss_curve,
+    pretrain,
+)
+from cm3.sequences.shards import write_shards
+from cm3.tokens import BPETextTokenizer, DocumentTokenizer, vocab_for
+
+GRID, CODES = (2, 2), 6
+COLORS = ("red", "green", "blue")
+
+
+def documents(count: int, seed: int) -> list[Document]:
+    """Pictures of one code each, named by their text: something a model can learn in a few steps."""
+    rng = numpy_generator(seed, "documents")
+    chosen = rng.integers(len(COLORS), size=count)
+    return [
+        Document(f"{index}", (TextSegment(f"all {COLORS[color]}"), ImageSegment(codes=np.full(GRID, color, np.int64))))
+        for index, color in enumerate(chosen)
+    ]
+
+
+@pytest.fixture()
+def parts(tmp_path: Path) -> dict[str, str]:
+    text = BPETextTokenizer.train([f"all {color}" for color in COLORS], 300)
+    tokenizer = DocumentTokenizer(vocab_for(text, CODES, GRID), text)
+    with artefact.writing(tmp_path / "tokenizer", "document_tokenizer") as folder:
+        tokenizer.save(folder)
+        save_file({"codebook": torch.randn(CODES, 5, generator=torch.Generator().manual_seed(0))}, folder / CODEBOOK_FILE)
+    write_shards(tokenizer.encode_many(documents(64, 0)), tmp_path / "tokens", tokenizer.vocab)
+    write_shards(tokenizer.encode_many(documents(16, 1)), tmp_path / "held_out", tokenizer.vocab)
+    return {name: str(tmp_path / name) for name in ("tokens", "tokenizer", "held_out", "out")}
+
+
+def config(parts: dict[str, str], *overrides: str) -> PretrainConfig:
+    settings = [f"{name}={path}" for name, path in parts.items()]
+    model = ["model.overrides={hidden_size = 32, num_hidden_layers = 1, num_attention_heads = 2}"]
+    train = ["train.steps=30", "train.learning_rate=2e-2", "train.log_every=10", "train.device=cpu", "train.checkpoint_every=0"]
+    loader = ["loader.row_length=64", "loader.batch_size=4"]
+    return load_run(PretrainConfig, None, [*settings, *model, *train, *loader, *overrides])
+
+
+def test_it_learns_and_reads_back(parts: dict[str, str]) -> None:
+    run = config(parts)
+    result = pretrain(run)
+    figures = [record for record in result.history if record["kind"] == "eval"][-1]
+    assert figures["bits_per_image_token"] < 1.0 < np.log2(CODES)
+    model, tokenizer = load_language_model(run.out)
+    assert tokenizer.decode(tokenizer.encode(documents(1, 2)[0]).token_ids).text == documents(1, 2)[0].text
+    ids = torch.tensor(tokenizer.encode(documents(1, 2)[0]).token_ids)[None]
+    again = AutoModelForCausalLM.from_pretrained(run.out)
+    torch.testing.assert_close(again(ids).logits, model(ids).logits)
+    assert (run.out.with_name("out-run") / "run.json").exists()
+    curve = loss_curve(result.history)
+    assert curve["step"] == [10.0, 20.0, 30.0]
+    assert curve["loss"][-1] < curve["loss"][0]
+
+
+def test_averaged_weights_are_what_is_written(parts: dict[str, str]) -> None:
+    result = pretrain(config(parts, "train.steps=4", "train.ema_decay=0.9"))
+    model, _ = load_language_model(Path(parts["out"]))
+    assert result.ema is not None
+    averaged = result.ema["objective"]["model.model.layers.0.mlp.up_proj.weight"]
+    torch.testing.assert_close(model.model.layers[0].mlp.up_proj.weight, averaged)
+
+
+def test_image_embeddings_start_from_the_codebook(parts: dict[str, str]) -> None:
+    run, tokenizer = config(parts), DocumentTokenizer.load(Path(parts["tokenizer"]))
+    codebook = torch.randn(CODES, 5, generator=torch.Generator().manual_seed(1))
+    plain, started = (build_model(run.model, tokenizer.vocab, 0, given) for given in (None, codebook))
+    start, stop = tokenizer.vocab.image_start, tokenizer.vocab.image_stop
+    weight = started.model.embed_tokens.weight
+    torch.testing.assert_close(weight[:start], plain.model.embed_tokens.weight[:start])
+    distances = torch.pdist(weight[start:stop].detach())
+    torch.testing.assert_close(distances / distances[0], torch.pdist(codebook) / torch.pdist(codebook)[0])
+
+
+def test_neighbors_are_used_and_must_fit(parts: dict[str, str], tmp_path: Path) -> None:
+    table = np.array([[(index + 1) % 64, -1] for index in range(64)], np.int64)
+    for name, rows in (("fitting", table), ("short", table[:10])):
+        with artefact.writing(tmp_path / name, NEIGHBORS_KIND) as folder:
+            np.save(folder / NEIGHBORS_FILE, rows)
+    settings = ["neighbors.augmentation.law=all", "neighbors.augmentation.max_length=50", "train.steps=2"]
+    pretrain(config(parts, f"neighbors.table={tmp_path / 'fitting'}", *settings))
+    with pytest.raises(ArtefactError, match="neighbors of 10 documents.*holds 64"):
+        pretrain(config(parts, f"neighbors.table={tmp_path / 'short'}", *settings))
+
+
+def test_shards_of_another_vocabulary_are_refused(parts: dict[str, str], tmp_path: Path) -> None:
+    text = BPETextTokenizer.train(["another corpus"], 280)
+    other = DocumentTokenizer(vocab_for(text, CODES, GRID), text)
+    write_shards(other.encode_many(documents(8, 0)), tmp_path / "other", other.vocab)
+    with pytest.raises(ArtefactError, match="another vocabulary"):
+        pretrain(config({**parts, "tokens": str(tmp_path / "other")}))
+
+
+def test_a_tokenizer_of_another_model_is_refused(parts: dict[str, str], tmp_path: Path) -> None:
+    pretrain(config(parts, "train.steps=1"))
+    text = BPETextTokenizer.train(["another corpus"], 280)
+    other = DocumentTokenizer(vocab_for(text, CODES, GRID), text)
+    model, _ = load_language_model(Path(parts["out"]))
+    with artefact.writing(tmp_path / "mixed", "language_model") as folder:
+        model.save_pretrained(folder)
+        other.save(folder)
+    with pytest.raises(ArtefactError, match="do not belong together"):
+        load_language_model(tmp_path / "mixed")
