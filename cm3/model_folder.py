@@ -14,6 +14,8 @@ Parts that do not belong together are refused, before anything is loaded, with a
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download, snapshot_download
 
 import vqgan
 from cm3.core import artefact
@@ -34,6 +37,7 @@ from retrieval.encoders.fingerprint import encoder_fingerprint
 KIND = "model"
 LANGUAGE_MODEL_KIND = "language_model"  # what pretraining and tuning write: a model folder without its other parts
 IMAGE_TOKENIZER, ENCODER, MEMORY = "image_tokenizer", "encoder", "memory"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PART_NAMES = (IMAGE_TOKENIZER, ENCODER, MEMORY)
 
 
@@ -97,12 +101,11 @@ def open_model_folder(
 ) -> ModelFolder:
     """Open a model folder, or the bare language model that a training run wrote; the model is in evaluation mode.
 
-    verify: compare every file with its SHA-256 (its size is compared anyway). Raises `InputError` when there is no folder,
-    `ArtefactError` when it is damaged or its parts do not belong together.
+    path: a folder, or "owner/name" on the Hugging Face hub; verify: compare every file with its SHA-256 (its size is compared
+    anyway). Raises `InputError` when there is no folder, `ArtefactError` when it is damaged or its parts do not belong
+    together.
     """
-    path = Path(path)
-    if not path.is_dir():
-        raise InputError(f"there is no model folder at {path}; check the path")
+    path = local_folder(path)
     manifest = artefact.read_manifest(path)
     if manifest.kind not in (KIND, LANGUAGE_MODEL_KIND):
         raise ArtefactError(f"{path} is an artefact of kind {manifest.kind!r}, expected a model folder ({KIND!r})")
@@ -114,6 +117,20 @@ def open_model_folder(
     require_fitting(config, tokenizer.vocab, str(path))
     model = CM3ForCausalLM.from_pretrained(path, config=config, dtype=dtype).to(device).eval()
     return ModelFolder(path, manifest, model, tokenizer, Parts(**present))
+
+
+def local_folder(path: Path | str) -> Path:
+    """The folder at `path`, or a local copy of what the Hugging Face hub has under that name. Raises `InputError`."""
+    folder = Path(path)
+    if folder.is_dir():
+        return folder
+    if not _HUB_ID.fullmatch(str(path)) or folder.parent.exists():
+        raise InputError(f"there is no model folder at {path}; check the path")
+    try:
+        manifest = json.loads(Path(hf_hub_download(str(path), artefact.MANIFEST)).read_text("utf-8"))
+        return Path(snapshot_download(str(path), allow_patterns=[artefact.MANIFEST, *manifest["files"]]))
+    except (OSError, ValueError, KeyError, TypeError) as error:  # the hub's own errors are OSError or ValueError
+        raise InputError(f"{path} is neither a folder nor a model folder on the hub: {str(error).splitlines()[0]}") from None
 
 
 def require_fitting(config: CM3Config, vocab: Vocab, where: str) -> None:

@@ -160,3 +160,31 @@ def test_what_is_no_model_folder(tmp_path):
         open_model_folder(tmp_path)
     with pytest.raises(ArtefactError, match="kind 'image_tokenizer'"):
         open_model_folder(save_image_tokenizer(tmp_path / "images"))
+
+
+def test_a_model_of_the_hub(made, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    asked = []
+
+    def snapshot(name, allow_patterns):
+        asked.append((name, "image_tokenizer/config.json" in allow_patterns))
+        return str(made)
+
+    monkeypatch.setattr("cm3.model_folder.hf_hub_download", lambda name, file: str(made / file))
+    monkeypatch.setattr("cm3.model_folder.snapshot_download", snapshot)
+    assert open_model_folder("someone/a-model").path == made
+    assert asked == [("someone/a-model", True)]
+    (tmp_path / "someone").mkdir()
+    with pytest.raises(InputError, match="no model folder at someone/a-model"):
+        open_model_folder("someone/a-model")
+
+
+def test_a_name_that_the_hub_does_not_know(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def unknown(name, file):
+        raise OSError("404\nmore")
+
+    monkeypatch.setattr("cm3.model_folder.hf_hub_download", unknown)
+    with pytest.raises(InputError, match="neither a folder nor a model folder on the hub: 404$"):
+        open_model_folder("someone/nothing")

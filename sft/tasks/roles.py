@@ -39,7 +39,7 @@ def questions(document: Document) -> list[tuple[str, str]]:
 
 def choose(items: Sequence[Item], rng: np.random.Generator) -> Item:
     """One of `items`, all equally likely."""
-    return items[int(rng.integers(len(items)))]
+    return items[0] if len(items) == 1 else items[int(rng.integers(len(items)))]
 
 
 def _question(item: object, id: str) -> tuple[str, str]:
