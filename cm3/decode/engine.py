@@ -115,8 +115,7 @@ class _Flight:
         self._keys = picture_keys([(request.seed, request.picture) for request in requests], model.device)
         self._drawn = 0
         self._legal: dict[IdRanges, Tensor] = {}
-        with torch.inference_mode():
-            self._rows = Rows(model, streams, max(request.answer.max_tokens(vocab) for request in requests))
+        self._rows = Rows(model, streams, max(request.answer.max_tokens(vocab) for request in requests))
 
     @torch.inference_mode()
     def draw(self, count: int, strategy: DecodingStrategy, sampling: Sampling) -> Tensor:

@@ -24,6 +24,7 @@ class Rows:
     streams: for each of R requests its S streams; room: how many tokens will be fed at most behind the prompts.
     """
 
+    @torch.inference_mode()
     def __init__(self, model: CM3ForCausalLM, streams: Sequence[Sequence[Stream]], room: int) -> None:
         self._model = model.model
         self.streams_per_request = len(streams[0])
@@ -34,6 +35,7 @@ class Rows:
         if index != list(range(len(distinct))):
             self._select(torch.tensor(index, device=model.device))
 
+    @torch.inference_mode()
     def hidden(self) -> Tensor:
         """(R · S, D) hidden states at the last token of every row."""
         if self._pending is not None:
@@ -47,6 +49,7 @@ class Rows:
         """
         self._pending = (token_ids, grid_positions)
 
+    @torch.inference_mode()
     def keep(self, requests: Tensor) -> None:
         """Go on with some of the requests only: indices (R',) int64."""
         if self._pending is not None:

@@ -84,7 +84,7 @@ def test_cached_logits_equal_uncached(model, vocab, caption) -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda strategy: repr(strategy)[:24])
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_a_request_is_the_same_alone_and_in_any_batch(engine, vocab, caption, strategy, data) -> None:
     size = data.draw(st.integers(1, 8))
