@@ -1,0 +1,131 @@
+"""Building: all documents or nothing, accounted, reproducible, and never below the recall floor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import retrieval
+import retrieval.build as build_module
+from cm3.core.artefact import fingerprint
+from cm3.core.errors import ArtefactError, BudgetError, CM3Error, InputError, UsageError
+from cm3.documents.document import Document, TextSegment
+from cm3.documents.report import ReadReport
+from cm3.documents.writers import write_documents
+from retrieval.config import BuildConfig
+from retrieval.encoders.hashing import HashingEncoder
+from retrieval.index.hnsw import HNSWIndex
+
+
+def test_from_a_source_on_disk_with_its_account(pairs: list[Document], tmp_path: Path) -> None:
+    write_documents(pairs, tmp_path / "data")
+    (tmp_path / "data" / "extra").mkdir()
+    report = ReadReport()
+    built = retrieval.build(tmp_path / "data", tmp_path / "bank", "hashing", report=report)
+    assert built.count == report.ok == len(pairs)
+    assert built.recall == 1
+    assert built.index == "flat"
+    assert sorted(retrieval.open(built.path).ids) == sorted(pair.id for pair in pairs)
+
+
+def test_the_same_input_gives_the_same_bank_in_any_batches(pairs: list[Document], tmp_path: Path) -> None:
+    prints = set()
+    for number, size in enumerate((1, 7, 256)):
+        retrieval.build(iter(pairs), tmp_path / str(number), "hashing", BuildConfig(batch_size=size))
+        prints.add(fingerprint(tmp_path / str(number)))
+    assert len(prints) == 1
+
+
+def test_only_the_first_documents(pairs: list[Document], tmp_path: Path) -> None:
+    built = retrieval.build(pairs, tmp_path / "bank", "hashing", BuildConfig(max_documents=5))
+    assert list(retrieval.open(built.path).ids) == [pair.id for pair in pairs[:5]]
+
+
+def test_an_empty_folder_and_no_documents_are_input_errors(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for source in (tmp_path / "empty", []):
+        with pytest.raises(InputError):
+            retrieval.build(source, tmp_path / "bank", "hashing")
+    assert not (tmp_path / "bank").exists()
+
+
+def test_all_rejected_is_a_budget_error(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for name in "ab":
+        (tmp_path / "data" / f"{name}.png").write_bytes(b"not a picture")
+    with pytest.raises((BudgetError, InputError)):
+        retrieval.build(tmp_path / "data", tmp_path / "bank", "hashing")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_failure_leaves_the_older_bank_and_nothing_else(pairs: list[Document], tmp_path: Path) -> None:
+    retrieval.build(pairs, tmp_path / "bank", "hashing")
+    before = fingerprint(tmp_path / "bank")
+    blank = Document("blank", (TextSegment(" "),))
+    for documents, expected in (([*pairs, pairs[0]], "must be unique"), ([*pairs, blank], "'blank'")):
+        with pytest.raises(InputError, match=expected):
+            retrieval.build(documents, tmp_path / "bank", "hashing")
+    with pytest.raises(KeyboardInterrupt):
+        retrieval.build(_interrupted(pairs), tmp_path / "bank", "hashing")
+    assert fingerprint(tmp_path / "bank") == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["bank"]
+
+
+def test_nan_embeddings_are_refused(pairs: list[Document], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build_module, "HashingEncoder", _NaNEncoder)
+    with pytest.raises(ArtefactError, match="NaN"):
+        retrieval.build(pairs, tmp_path / "bank", "hashing")
+    assert not (tmp_path / "bank").exists()
+
+
+def test_an_index_below_the_floor_is_not_published(
+    pairs: list[Document], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = retrieval.build(pairs, tmp_path / "good", "hashing", BuildConfig(index="hnsw"))
+    assert 0.95 <= built.recall <= 1
+    info = retrieval.open(built.path).info.recall
+    assert info["low"] <= info["value"] <= info["high"]
+    assert info["queries"] >= 500
+    monkeypatch.setattr(HNSWIndex, "search", _first_rows)
+    with pytest.raises(ArtefactError, match="below the floor of 95.0%"):
+        retrieval.build(pairs, tmp_path / "bad", "hashing", BuildConfig(index="hnsw"))
+    assert not (tmp_path / "bad").exists()
+
+
+def test_too_few_vectors_for_the_index(pairs: list[Document], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="ivf index needs at least"):
+        retrieval.build(pairs, tmp_path / "bank", "hashing", BuildConfig(index="ivf"))
+
+
+def test_wrong_names_are_usage_errors(pairs: list[Document], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="flat"):
+        retrieval.build(pairs, tmp_path / "bank", "hashing", BuildConfig(index="flatt"))
+    with pytest.raises(UsageError, match="no encoder given"):
+        retrieval.build(pairs, tmp_path / "bank")
+    with pytest.raises(CM3Error, match="nowhere"):
+        retrieval.build(pairs, tmp_path / "bank", tmp_path / "nowhere")
+
+
+def test_without_an_encoder_few_pairs_get_hashed_features(pairs: list[Document], tmp_path: Path) -> None:
+    write_documents(pairs[:10], tmp_path / "data")
+    built = retrieval.build(tmp_path / "data", tmp_path / "bank")
+    bank = retrieval.open(built.path)
+    assert bank.info.encoder_kind == "hashing"
+    assert bank.search(text=pairs[4].text)[0].document.id == pairs[4].id
+
+
+def _interrupted(documents: Sequence[Document]) -> Iterator[Document]:
+    yield from documents[:5]
+    raise KeyboardInterrupt
+
+
+def _first_rows(self: HNSWIndex, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.zeros((len(queries), k), np.float32), np.broadcast_to(np.arange(k), (len(queries), k))
+
+
+class _NaNEncoder(HashingEncoder):
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        return np.full_like(super().encode_texts(texts), np.nan)

@@ -1,0 +1,77 @@
+"""The approximate indexes: one contract for all kinds, and what each finds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cm3.core.artefact import hash_file
+from cm3.core.errors import ArtefactError, InputError, UsageError
+from retrieval.index import EXACT_LIMIT, INDEXES, VectorIndex, choose_index
+from retrieval.index.faiss_files import FILE
+from retrieval.index.flat import FlatIndex
+
+APPROXIMATE = [name for name in INDEXES.names() if name != "flat"]
+
+
+@pytest.mark.parametrize("name", INDEXES.names())
+def test_contract(name: str, unit_vectors: np.ndarray, tmp_path: Path) -> None:
+    """Built, saved and loaded: the same hits, in falling order, without repetition; most of them right."""
+    kind = INDEXES.get(name)
+    built = kind.build(unit_vectors, seed=3)
+    assert isinstance(built, VectorIndex)
+    built.save(tmp_path)
+    loaded = kind.load(tmp_path, unit_vectors)
+    scores, rows = loaded.search(unit_vectors[:50], 10)
+    again = built.search(unit_vectors[:50], 10)
+    assert (rows == again[1]).all()
+    assert (scores == again[0]).all()
+    assert (np.diff(scores, axis=1) <= 0).all()
+    assert all(len(set(found)) == 10 for found in rows.tolist())
+    expected = FlatIndex(unit_vectors).search(unit_vectors[:50], 10)[1]
+    assert np.mean([np.isin(want, got).mean() for want, got in zip(expected, rows, strict=True)]) >= 0.9
+    assert (rows[:, 0] == np.arange(50)).mean() >= 0.95
+    assert loaded.describe() == built.describe()
+    assert loaded.describe()["kind"] == name
+
+
+@pytest.mark.parametrize("name", APPROXIMATE)
+def test_equal_input_gives_an_equal_file(name: str, unit_vectors: np.ndarray, tmp_path: Path) -> None:
+    for run in ("a", "b"):
+        (tmp_path / run).mkdir()
+        INDEXES.get(name).build(unit_vectors, seed=3).save(tmp_path / run)
+    assert hash_file(tmp_path / "a" / FILE) == hash_file(tmp_path / "b" / FILE)
+
+
+@pytest.mark.parametrize("name", APPROXIMATE)
+def test_an_index_of_other_vectors_is_refused(name: str, unit_vectors: np.ndarray, tmp_path: Path) -> None:
+    INDEXES.get(name).build(unit_vectors, seed=3).save(tmp_path)
+    for other in (unit_vectors[1:], np.ascontiguousarray(unit_vectors[:, 1:])):
+        with pytest.raises(ArtefactError, match="build the memory again"):
+            INDEXES.get(name).load(tmp_path, other)
+
+
+@pytest.mark.parametrize("name", APPROXIMATE)
+def test_an_index_of_another_kind_or_none_is_refused(name: str, unit_vectors: np.ndarray, tmp_path: Path) -> None:
+    with pytest.raises(ArtefactError):
+        INDEXES.get(name).load(tmp_path, unit_vectors)
+    other = next(kind for kind in APPROXIMATE if kind != name)
+    INDEXES.get(other).build(unit_vectors, seed=3).save(tmp_path)
+    with pytest.raises(ArtefactError, match="build the memory again"):
+        INDEXES.get(name).load(tmp_path, unit_vectors)
+
+
+def test_too_few_vectors_for_lists_are_an_input_error(unit_vectors: np.ndarray) -> None:
+    with pytest.raises(InputError, match="at least 156 vectors, got 100"):
+        INDEXES.get("ivf").build(unit_vectors[:100], seed=0)
+
+
+def test_the_rule_by_size() -> None:
+    assert [choose_index(count) for count in (1, EXACT_LIMIT, EXACT_LIMIT + 1, 10**7)] == ["flat", "flat", "hnsw", "ivf"]
+
+
+def test_an_unknown_kind_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="hnsw"):
+        INDEXES.get("hnws")

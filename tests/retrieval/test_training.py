@@ -1,0 +1,124 @@
+"""Training an encoder: it learns, the folder is complete, and held-out pairs stay out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import retrieval
+from cm3.core.artefact import verify
+from cm3.core.errors import InputError, UsageError
+from cm3.core.runfile import validate
+from cm3.documents.document import Document, TextSegment
+from cm3.train.task import Shard, TrainingTask
+from retrieval.config import TrainEncoderConfig
+from retrieval.encoders.preprocessing import Preprocessing
+from retrieval.encoders.presets import ENCODER_PRESETS, EncoderShape
+from retrieval.pairs import collect_pairs
+from retrieval.training import ContrastiveTask, split_pairs
+
+
+def config(shape: EncoderShape, steps: int = 2, **changes: Any) -> TrainEncoderConfig:
+    values = {
+        "shape": shape.model_dump(),
+        "batch_size": 24,
+        "held_out_fraction": 0.0,
+        "train": {"steps": steps, "learning_rate": 5e-3, "weight_decay": 0.0, "tensorboard": False, "checkpoint_every": 0},
+    }
+    return validate(TrainEncoderConfig, {**values, **changes})
+
+
+def test_learns_which_picture_a_text_describes(pairs: list[Document], tiny_shape: EncoderShape, tmp_path: Path) -> None:
+    trained = retrieval.train_encoder(pairs, tmp_path / "encoder", config(tiny_shape, steps=60))
+    assert trained.history[0]["loss"] > 2 * trained.history[-1]["loss"]
+    figures = retrieval.evaluate(trained.path, pairs)
+    assert figures["pairs"] == 48
+    assert figures["text_to_image/recall_at_1"] > 0.5 > 10 * figures["chance_at_1"]
+
+
+def test_the_folder_is_a_verified_artefact_and_nothing_else_is_left(
+    pairs: list[Document], tiny_shape: EncoderShape, tmp_path: Path
+) -> None:
+    trained = retrieval.train_encoder(pairs, tmp_path / "encoder", config(tiny_shape, held_out_fraction=0.3))
+    assert verify(trained.path, "encoder").provenance["pairs"] == trained.num_pairs
+    assert trained.num_pairs + trained.num_held_out == 48
+    assert trained.metrics["chance_at_1"] == pytest.approx(1 / trained.num_held_out)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["encoder"]
+
+
+def test_the_same_seed_gives_the_same_encoder(pairs: list[Document], tiny_shape: EncoderShape, tmp_path: Path) -> None:
+    vectors = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        settings = config(tiny_shape, train={"steps": 2, "seed": seed, "tensorboard": False})
+        path = retrieval.train_encoder(pairs, tmp_path / name, settings).path
+        vectors.append(retrieval.load_encoder(path).encode_texts(["red at the left"]))
+    assert (vectors[0] == vectors[1]).all()
+    assert (vectors[0] != vectors[2]).any()
+
+
+def test_data_and_out_may_stand_in_the_run_file(tiny_shape: EncoderShape, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="data and out"):
+        retrieval.train_encoder(config=config(tiny_shape))
+    with pytest.raises(InputError):
+        retrieval.train_encoder(config=config(tiny_shape, data=str(tmp_path / "nothing"), out=str(tmp_path / "encoder")))
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_fewer_than_two_pairs_are_an_input_error(count: int, pairs: list[Document], tmp_path: Path) -> None:
+    documents = [*pairs[:count], Document("t", (TextSegment("no picture"),))]
+    with pytest.raises(InputError, match=f"{count} were found among {count + 1}"):
+        retrieval.train_encoder(documents, tmp_path / "encoder")
+
+
+def test_two_pairs_are_enough_to_run(pairs: list[Document], tiny_shape: EncoderShape, tmp_path: Path) -> None:
+    trained = retrieval.train_encoder(pairs[:2], tmp_path / "encoder", config(tiny_shape, held_out_fraction=0.5))
+    assert trained.num_pairs + trained.num_held_out <= 2
+    assert trained.num_pairs >= 1
+
+
+def test_a_held_out_pair_shares_nothing_with_training(pairs: list[Document], tiny_shape: EncoderShape) -> None:
+    twins = [Document.pair(f"twin {pair.id}", pair.text, pair.images[0].load()) for pair in pairs]
+    found = collect_pairs([*pairs, *twins], Preprocessing.square(24))
+    training, held_out = split_pairs(found, config(tiny_shape, held_out_fraction=0.3))
+    assert len(held_out) > 0
+    assert not set(held_out.texts) & set(training.texts)
+    assert not set(held_out.image_keys.tolist()) & set(training.image_keys.tolist())
+
+
+def test_batches_are_pure_and_shards_disjoint(pairs: list[Document], tiny_shape: EncoderShape) -> None:
+    found = collect_pairs(pairs, Preprocessing.square(24))
+    task = ContrastiveTask(found, found.take(np.arange(0)), config(tiny_shape), tiny_shape)
+    assert isinstance(task, TrainingTask) if hasattr(TrainingTask, "_is_runtime_protocol") else True
+    again = task.batch(3, Shard(0, 1))
+    assert torch.equal(task.batch(3, Shard(0, 1)).ids, again.ids)
+    halves = [task.batch(0, Shard(index, 2)).pixels for index in (0, 1)]
+    assert torch.equal(torch.cat(halves), task.batch(0, Shard(0, 1)).pixels)
+    assert task.evaluate() == {}
+    epoch = torch.cat([task.batch(step, Shard(0, 1)).pixels for step in range(2)])  # 2 × 24 of 48 pairs
+    assert len(torch.unique(epoch.flatten(1), dim=0)) == 48
+
+
+def test_hard_texts_double_the_texts_only_when_asked(pairs: list[Document], tiny_shape: EncoderShape) -> None:
+    found = collect_pairs(pairs, Preprocessing.square(24))
+    for hard, factor in ((True, 2), (False, 1)):
+        task = ContrastiveTask(found, found.take(np.arange(0)), config(tiny_shape, hard_texts=hard), tiny_shape)
+        batch = task.batch(0, Shard(0, 1))
+        assert len(batch.ids) == factor * len(batch.pixels)
+        loss, metrics = task.loss("model", batch, 0)
+        assert loss.requires_grad
+        assert float(metrics["scale"]) == pytest.approx(1 / 0.07, rel=1e-4)
+
+
+def test_every_preset_is_named_and_consistent() -> None:
+    for name in ENCODER_PRESETS:
+        assert TrainEncoderConfig(preset=name).resolve() == ENCODER_PRESETS[name]
+    with pytest.raises(UsageError, match="tiny"):
+        TrainEncoderConfig(preset="tinny").resolve()
+    with pytest.raises(UsageError, match="patch_size"):
+        TrainEncoderConfig(shape={"patch_size": 17}).resolve()
+    with pytest.raises(UsageError, match="did you mean 'image_size'"):
+        TrainEncoderConfig(shape={"image_sise": 48}).resolve()
