@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from cm3.core.artefact import hash_file
+from cm3.core.errors import InputError
 from cm3.documents.reasons import RecordError, RejectReason
 
 _BLOCK = 512
@@ -45,11 +46,14 @@ def tar_index(path: Path, keep_truncated: bool = False) -> TarIndex:
     """Read all headers of the tar at `path` and check that it is whole.
 
     With `keep_truncated` a cut tar gives the members that are whole, and says so in `truncated`.
-    Raises `RecordError`: truncated_shard, corrupt_shard.
+    Raises `RecordError` (truncated_shard, corrupt_shard), `InputError` when the file can't be opened.
     """
-    with open(path, "rb") as stream:
-        _check_magic(path, stream)
-        index = TarIndex(path, *_walk(path, stream, os.fstat(stream.fileno()).st_size))
+    try:
+        with open(path, "rb") as stream:
+            _check_magic(path, stream)
+            index = TarIndex(path, *_walk(path, stream, os.fstat(stream.fileno()).st_size))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}; check its permissions") from None
     problem = index.truncated or _sidecar_problem(index)
     if problem is not None and not keep_truncated:
         raise RecordError(RejectReason.TRUNCATED_SHARD, f"{path.name} is not whole: {problem}; copy or download it again")

@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cm3.core.artefact import MANIFEST, write_json, writing
+from cm3.core.artefact import MANIFEST, read_manifest, write_json, writing
 from cm3.core.errors import InputError
 from cm3.core.registry import Registry
 from cm3.documents.document import Document, ImageSegment, TextSegment
-from cm3.documents.images import image_format
+from cm3.documents.images import check_header, image_format
 from cm3.documents.readers.jsonl import DOCUMENTS_FILE
 from cm3.documents.readers.webdataset import OWN_KEY
 from cm3.documents.records import TEXT_KEYS, segment_to_json
@@ -35,6 +35,8 @@ WRITERS = Registry(
         "jsonl": "cm3.documents.writers:write_jsonl",
     },
 )
+
+KIND = "documents"
 
 _SUFFIXES = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp", "GIF": "gif", "BMP": "bmp"}
 _SAFE_KEY = re.compile(r"[A-Za-z0-9_-]{1,100}")
@@ -58,9 +60,8 @@ def write_documents(
     """
     out = Path(out)
     write = WRITERS.get(format)
-    if out.exists() and not (out / MANIFEST).is_file() and (out.is_file() or any(out.iterdir())):
-        raise InputError(f"{out} exists and holds other things; choose a new folder")
-    with writing(out, kind="documents", provenance={"format": format}) as folder:
+    _check_replaceable(out)
+    with writing(out, kind=KIND, provenance={"format": format}) as folder:
         return write(_checked(documents, advance), folder, shard_size)
 
 
@@ -110,14 +111,13 @@ def encoded_image(segment: ImageSegment) -> tuple[bytes, str] | None:
 
     Raises `ImageError`.
     """
-    if segment.image is None and segment.encoded is None and segment.path is None:
-        return None
-    data = segment.encoded
-    if segment.image is None and data is None and segment.path is not None:
-        data = segment.path.read_bytes() if segment.path.is_file() else None
-    kind = None if segment.image is not None or data is None else image_format(data)
-    if data is not None and kind is not None:
-        return data, _SUFFIXES[kind]
+    if segment.image is None:
+        source = segment.path if segment.encoded is None else segment.encoded
+        if source is None:
+            return None
+        check_header(source)
+        data = source if isinstance(source, bytes) else source.read_bytes()
+        return data, _SUFFIXES[str(image_format(data))]
     buffer = io.BytesIO()
     segment.load().save(buffer, format="PNG")
     return buffer.getvalue(), "png"
@@ -129,6 +129,13 @@ def file_key(id: str) -> str:
         return id
     digest = hashlib.sha256(id.encode("utf-8")).hexdigest()[:16]
     return re.sub(r"[^A-Za-z0-9_-]+", "_", id)[:60] + "-" + digest
+
+
+def _check_replaceable(out: Path) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / MANIFEST).is_file() or read_manifest(out).kind != KIND:
+        raise InputError(f"{out} exists and holds other things than documents; choose a new folder")
 
 
 def _checked(documents: Iterable[Document], advance: Callable[[], object] | None) -> Iterator[Document]:

@@ -197,8 +197,8 @@ def test_sixteen_bit_gray_with_a_transparent_value() -> None:
 
 
 def test_sixteen_bit_color_with_a_transparent_value_does_not_fail() -> None:
-    image = Image.new("RGB", (3, 3), (12, 12, 12))
-    image.info["transparency"] = (12 * 257, 12 * 257, 12 * 257)  # as Pillow leaves it beside pixels it made 8-bit
+    image = Image.new("RGB", (3, 3), (12, 34, 56))
+    image.info["transparency"] = (12 * 256, 34 * 256, 56 * 256 + 255)  # as Pillow leaves it beside pixels it made 8-bit
     assert np.asarray(to_rgb(image)).min() == 255
 
 

@@ -131,10 +131,11 @@ def test_hostile_pax_headers_end(tmp_path: Path, record: bytes) -> None:
 
 
 def test_header_of_negative_size(tmp_path: Path) -> None:
+    """It sends tarfile back to the same header for ever."""
     info = tarfile.TarInfo("a")
     info.size = -512
     path = tmp_path / "negative.tar"
-    path.write_bytes(info.tobuf(tarfile.GNU_FORMAT) + b"\0" * 1024)
+    path.write_bytes(tarfile.TarInfo("good").tobuf() + info.tobuf(tarfile.GNU_FORMAT) + b"\0" * 1024)
     assert reason_of(path) is RejectReason.CORRUPT_SHARD
 
 

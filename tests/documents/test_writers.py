@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cm3.core.artefact import verify
+from cm3.core.artefact import verify, writing
 from cm3.core.errors import InputError, UsageError
 from cm3.documents import Document, ImageError, ImageSegment, ReadOptions, TextSegment, read_documents, write_documents
 from cm3.documents.document import Segment
@@ -140,6 +140,10 @@ def test_a_folder_of_other_things_is_not_replaced(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="holds other things"):
             write_documents(DOCUMENTS[:1], out)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    with writing(tmp_path / "model", kind="model") as folder:
+        (folder / "weights").write_text("0.1")
+    with pytest.raises(InputError, match="holds other things"):
+        write_documents(DOCUMENTS[:1], tmp_path / "model")
     (tmp_path / "empty").mkdir()
     assert write_documents(DOCUMENTS[:1], tmp_path / "empty") == 1
 

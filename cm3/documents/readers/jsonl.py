@@ -24,7 +24,11 @@ DOCUMENTS_FILE = "documents.jsonl"
 def find_records(source: Path | str, options: ReadOptions) -> Iterator[Record]:
     """One record per line that is not blank."""
     path = jsonl_file(Path(source))
-    with open(path, "rb") as stream:
+    try:
+        stream = open(path, "rb")  # noqa: SIM115 - closed below; only a failed opening is the user's
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}; check its permissions") from None
+    with stream:
         for number, line in _lines(stream, options.max_record_bytes):
             build = partial(_build, line, f"{path.stem}-{number:08d}", path.parent, options)
             yield Record(str(path), f"line {number}", build)

@@ -68,3 +68,15 @@ def test_a_name_that_looks_like_a_pattern_but_exists(tmp_path: Path, png: Png) -
     odd.mkdir()
     (odd / "a.png").write_bytes(png(0))
     assert [document.id for document in read_documents(odd)] == ["a"]
+
+
+@pytest.mark.parametrize(("name", "format"), [("a.tar", "webdataset"), ("a.tar", "table"), ("a.jsonl", "jsonl")])
+def test_a_source_that_cannot_be_opened(name: str, format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / name).write_bytes(b"x")
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)  # file modes do not stop root
+    with pytest.raises(InputError, match=rf"{name} cannot be read: Permission denied"):
+        list(read_documents(tmp_path / name, format))
