@@ -3,8 +3,9 @@
 from cm3.decode.engine import DecodingEngine, Emission
 from cm3.decode.grammar import FreeAnswer, ImageAnswer, InfillAnswer, TextAnswer
 from cm3.decode.likelihood import sequence_log_prob
+from cm3.decode.pieces import PieceAssembler, pieces_of
 from cm3.decode.prompts import Prompt, continuation, document_start, fill, infilling, unconditional_image
-from cm3.decode.records import Done, Generation, ImagePiece, Piece, Request, TextPiece, codes_of, pieces_of
+from cm3.decode.records import Done, Generation, ImagePiece, Piece, Request, TextPiece, codes_of
 from cm3.decode.rerank import Ranking, rank, rank_by_reranker
 from cm3.decode.sampling import GREEDY, Sampling
 from cm3.decode.strategies import STRATEGIES
@@ -21,6 +22,7 @@ __all__ = [
     "ImagePiece",
     "InfillAnswer",
     "Piece",
+    "PieceAssembler",
     "Prompt",
     "Ranking",
     "Request",

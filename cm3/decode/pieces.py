@@ -8,8 +8,13 @@ import numpy as np
 
 from cm3.core.protocols import TextTokenizer
 from cm3.decode.grammar import Reason
-from cm3.decode.records import Done, ImagePiece, Piece, TextPiece
+from cm3.decode.records import Done, Generation, ImagePiece, Piece, TextPiece
 from cm3.tokens import Vocab
+
+
+def pieces_of(generation: Generation, vocab: Vocab, text: TextTokenizer) -> list[Piece]:
+    """The texts and pictures of a whole answer in order, then `Done`; an incomplete picture is left out."""
+    return list(PieceAssembler(vocab, text).take(generation.token_ids.tolist(), generation.reason))
 
 
 class PieceAssembler:

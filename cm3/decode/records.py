@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cm3.core.errors import UsageError
-from cm3.core.protocols import TextTokenizer
 from cm3.decode.grammar import Answer, Reason
 from cm3.tokens import Vocab
 
@@ -75,22 +73,3 @@ def codes_of(generation: Generation, vocab: Vocab) -> np.ndarray:
     if len(ids) != vocab.num_image_tokens or not vocab.is_image(ids).all():
         raise UsageError(f"the answer is not one picture: it has {len(ids)} tokens, a picture has {vocab.num_image_tokens}")
     return vocab.codes(ids).reshape(vocab.grid_shape)
-
-
-def pieces_of(generation: Generation, vocab: Vocab, text: TextTokenizer) -> list[Piece]:
-    """The texts and pictures of an answer in order, then `Done`; an incomplete picture is left out."""
-    pieces: list[Piece] = []
-    for run in _runs(generation.token_ids, vocab):
-        if vocab.is_text(int(run[0])):
-            pieces.append(TextPiece(text.decode(run.tolist()), tuple(run.tolist())))
-        elif len(run) == vocab.num_image_tokens:
-            pieces.append(ImagePiece(vocab.codes(run).reshape(vocab.grid_shape)))
-    images = sum(isinstance(piece, ImagePiece) for piece in pieces)
-    return [*pieces, Done(generation.reason, len(generation.token_ids), images)]
-
-
-def _runs(ids: np.ndarray, vocab: Vocab) -> Sequence[np.ndarray]:
-    """Maximal runs of text ids or of image ids; everything else separates."""
-    kind = np.where(vocab.is_text(ids), 1, np.where(vocab.is_image(ids), 2, 0))
-    edges = np.flatnonzero(np.diff(kind)) + 1
-    return [run for run, first in zip(np.split(ids, edges), np.split(kind, edges)) if len(run) and first[0]]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from cm3.decode.pieces import PieceAssembler
-from cm3.decode.records import Done, Generation, ImagePiece, TextPiece, pieces_of
+from cm3.decode.pieces import PieceAssembler, pieces_of
+from cm3.decode.records import Done, Generation, ImagePiece, TextPiece
 from cm3.tokens import BPETextTokenizer, vocab_for
 
 TEXT = BPETextTokenizer.train(["one two three"] * 3, 262)
