@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cm3.pretrain.objective import LossConfig
 from cm3.pretrain.run import ModelSection, NeighborSection, PretrainConfig
@@ -119,11 +120,11 @@ def settings_for(config: QuickstartConfig, places: Places) -> Settings:
 def _scenes(config: QuickstartConfig, places: Places) -> Settings:
     row_length = 256
     mixture = (
-        _entry("text_to_image", places.data / "pairs", 4.0),
-        _entry("captioning", places.data / "pairs", 1.5),
-        _entry("vqa", places.data / "vqa", 1.5, loss_weight=2.0),
-        _entry("editing", places.data / "edits", 2.0),
-        _entry("infilling", places.data / "pairs", 1.0),
+        _entry("text_to_image", places.data / "pairs", 2.0),
+        _entry("captioning", places.data / "pairs", 1.0),
+        _entry("vqa", places.data / "vqa", 3.0, loss_weight=4.0, options={"questions_per_image": 6}),
+        _entry("editing", places.data / "edits", 3.0),
+        _entry("infilling", places.data / "pairs", 1.5),
     )
     return Settings(
         world=WorldConfig(),
@@ -211,5 +212,12 @@ def _tuning(
     )
 
 
-def _entry(task: str, data: Path, weight: float, loss_weight: float = 1.0) -> MixtureEntry:
-    return MixtureEntry(task=task, data=data / "train", held_out=data / "validation", weight=weight, loss_weight=loss_weight)
+def _entry(task: str, data: Path, weight: float, loss_weight: float = 1.0, options: dict[str, Any] | None = None) -> MixtureEntry:
+    return MixtureEntry(
+        task=task,
+        data=data / "train",
+        held_out=data / "validation",
+        weight=weight,
+        loss_weight=loss_weight,
+        options=options or {},
+    )
