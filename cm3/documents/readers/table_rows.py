@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -43,7 +43,7 @@ def read_rows(name: str, data: bytes, options: ReadOptions) -> Iterator[Row]:
     """The rows of the table called `name`, as column → value; lines that are blank make none."""
     if name.lower().endswith(".jsonl"):
         return _json_rows(data, options)
-    return _separated_rows(data, "\t" if name.lower().endswith(".tsv") else ",")
+    return _separated_rows(name, data)
 
 
 def header(name: str, start: bytes) -> list[str]:
@@ -51,7 +51,7 @@ def header(name: str, start: bytes) -> list[str]:
     line = start.partition(b"\n")[0].decode("utf-8-sig", "replace").strip("\r")
     if not name.lower().endswith(".jsonl"):
         try:
-            return next(csv.reader([line], delimiter="\t" if name.lower().endswith(".tsv") else ","), [])
+            return next(_separated([line], name), [])
         except csv.Error:
             return []
     try:
@@ -106,12 +106,16 @@ def _json_rows(data: bytes, options: ReadOptions) -> Iterator[Row]:
             yield number, RecordError(RejectReason.BAD_RECORD, f"the row is a JSON {type(value).__name__}, expected an object")
 
 
-def _separated_rows(data: bytes, delimiter: str) -> Iterator[Row]:
+def _separated(lines: Iterable[str], name: str) -> Any:
+    """A `csv.reader` for the kind of table that `name` says. An open quote in CSV is an error: it would swallow rows."""
+    if name.lower().endswith(".tsv"):
+        return csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    return csv.reader(lines, strict=True)
+
+
+def _separated_rows(name: str, data: bytes) -> Iterator[Row]:
     text = io.StringIO(data.decode("utf-8-sig", "surrogateescape"), newline="")  # bytes that are no UTF-8 fail in their row
-    if delimiter == "\t":
-        reader = csv.reader(text, delimiter=delimiter, quoting=csv.QUOTE_NONE)
-    else:
-        reader = csv.reader(text, delimiter=delimiter, strict=True)
+    reader = _separated(text, name)
     columns = next(reader, [])
     while True:
         start = reader.line_num + 1

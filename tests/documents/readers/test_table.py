@@ -32,11 +32,11 @@ def pictures(png: Png) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_tsv_that_names_the_end_of_paths(packed: bool, tmp_path: Path, tar: Tar, png: Png) -> None:
-    table = b'file\tcode\tshort_name\tlong_names\nb.png\t62\ta "bee"\tBEE\na.png\t61\t\tLETTER A\r\n72/c.png\t\tsea\t\n'
+    table = b'file\tcode\tshort_name\tlong_names\nb.png\t62\t"bee" or B\tBEE\na.png\t61\t\tLETTER A\r\n72/c.png\t\tsea\t\n'
     files = {"set/README.md": b"x", "set/names.tsv": table} | pictures(png)
     source = tar(files) if packed else put(tmp_path / "data", files)
     documents, report = read(source)
-    assert [(document.id, document.text) for document in documents] == [("b", 'a "bee"'), ("a", "LETTER A"), ("72/c", "sea")]
+    assert [(document.id, document.text) for document in documents] == [("b", '"bee" or B'), ("a", "LETTER A"), ("72/c", "sea")]
     assert [dict(document.meta) for document in documents] == [{"code": "62"}, {"code": "61"}, {}]
     assert documents[0].images[0].load().size == (12, 10)
     assert (report.seen, report.ok) == (3, 3)
