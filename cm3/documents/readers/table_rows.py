@@ -116,7 +116,7 @@ def _separated(lines: Iterable[str], name: str) -> Any:
 def _separated_rows(name: str, data: bytes) -> Iterator[Row]:
     text = io.StringIO(data.decode("utf-8-sig", "surrogateescape"), newline="")  # bytes that are no UTF-8 fail in their row
     reader = _separated(text, name)
-    columns = next(reader, [])
+    columns: list[str] = next(reader, [])
     while True:
         start = reader.line_num + 1
         try:
