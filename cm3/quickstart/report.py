@@ -109,11 +109,11 @@ def _real(story: Story) -> str:
 
 def _generation(item: Generation) -> str:
     images = [
-        (picture(image, f"drawing {number} for: {item.prompt}", frame=verdict(correct)), "")
+        (picture(image, f"drawing {number} for: {item.prompt}", 72, verdict(correct)), "")
         for number, (image, correct) in enumerate(zip(item.images, item.correct), start=1)
     ]
     if item.nearest is not None:
-        images.append((picture(item.nearest, "nearest training picture"), "nearest in training"))
+        images.append((picture(item.nearest, "nearest training picture", 72), "nearest in training"))
     right = [correct for correct in item.correct if correct is not None]
     count = f" <small>{sum(right)} of {len(right)} right</small>" if right else ""
     note = f' <span class="held">{escape(item.note)}</span>' if item.note else ""

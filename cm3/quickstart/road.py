@@ -26,78 +26,97 @@ HELD_OUT_FRACTION = 0.1
 
 def stages_of(config: QuickstartConfig, settings: Settings, places: Places) -> list[Stage]:
     """All stages in order, from data to the model folder."""
-    seed = config.seed
-
-    def stage(out: Path, inputs: Sequence[Path], settings: Any, make: Callable[[], Any], description: str) -> Stage:
-        values = settings.model_dump(mode="json") if isinstance(settings, RunConfig) else settings
-        return Stage(out.name, out, inputs, values, make, description)
-
     return [
         _data_stage(config, settings, places),
-        stage(
+        *_codes_and_memory(settings, places),
+        *_tokens(config, settings, places),
+        *_model(settings, places),
+    ]
+
+
+def _stage(out: Path, inputs: Sequence[Path], settings: Any, make: Callable[[], Any], description: str) -> Stage:
+    """A stage named after the folder it makes."""
+    values = settings.model_dump(mode="json") if isinstance(settings, RunConfig) else settings
+    return Stage(out.name, out, inputs, values, make, description)
+
+
+def _codes_and_memory(settings: Settings, places: Places) -> list[Stage]:
+    return [
+        _stage(
             places.image_tokenizer,
             [places.data],
             settings.image_tokenizer,
             lambda: make_image_tokenizer(settings, places),
             "train the tokenizer that turns pictures into codes",
         ),
-        stage(
+        _stage(
             places.encoder,
             [places.data],
             settings.encoder,
             lambda: make_encoder(settings, places),
             "train a CLIP encoder for retrieval and reranking",
         ),
-        stage(
+        _stage(
             places.memory,
             [places.data, places.encoder],
             settings.memory,
             lambda: make_memory(settings, places),
             "build the memory bank of training documents",
         ),
-        stage(
+    ]
+
+
+def _tokens(config: QuickstartConfig, settings: Settings, places: Places) -> list[Stage]:
+    tokenizers = [places.document_tokenizer, places.image_tokenizer]
+    return [
+        _stage(
             places.document_tokenizer,
             [places.data, places.image_tokenizer],
             settings.text_vocab_size,
-            lambda: make_document_tokenizer(config, settings, places),
+            lambda: make_document_tokenizer(settings, places),
             "train the text tokenizer and join it with the image codes",
         ),
-        stage(
+        _stage(
             places.tokens,
-            [places.data, places.document_tokenizer, places.image_tokenizer],
+            [places.data, *tokenizers],
             "pairs/train",
             lambda: make_tokens(places.pairs, places, places.tokens),
             "turn the training documents into token shards",
         ),
-        stage(
+        _stage(
             places.held_out_tokens,
-            [places.data, places.document_tokenizer, places.image_tokenizer],
+            [places.data, *tokenizers],
             "pairs/test",
             lambda: make_tokens(places.held_out_pairs, places, places.held_out_tokens),
             "turn the held-out documents into token shards",
         ),
-        stage(
+        _stage(
             places.neighbors,
             [places.data, places.memory],
-            {"k": NUM_NEIGHBORS, "seed": seed},
-            lambda: make_neighbors(places, seed),
+            {"k": NUM_NEIGHBORS, "seed": config.seed},
+            lambda: make_neighbors(places, config.seed),
             "find every training document's neighbors",
         ),
-        stage(
+    ]
+
+
+def _model(settings: Settings, places: Places) -> list[Stage]:
+    return [
+        _stage(
             places.pretrained,
             [places.tokens, places.held_out_tokens, places.neighbors, places.document_tokenizer],
             settings.pretraining,
             lambda: make_pretrained(settings),
             "pretrain the transformer with the CM3 objective",
         ),
-        stage(
+        _stage(
             places.tuned,
             [places.pretrained, places.data, places.image_tokenizer],
             settings.tuning,
             lambda: make_tuned(settings),
             "tune it on the tasks: " + ", ".join(entry.task for entry in settings.tuning.mixture),
         ),
-        stage(
+        _stage(
             places.model,
             [places.tuned, places.image_tokenizer, places.encoder, places.memory],
             "model folder",
@@ -192,7 +211,7 @@ def make_memory(settings: Settings, places: Places) -> None:
     retrieval.build(places.pairs, places.memory, encoder=places.encoder, config=settings.memory)
 
 
-def make_document_tokenizer(config: QuickstartConfig, settings: Settings, places: Places) -> None:
+def make_document_tokenizer(settings: Settings, places: Places) -> None:
     """Train the text tokenizer on every text a task will use."""
     from cm3.tokenize import train_document_tokenizer
 
