@@ -1,0 +1,44 @@
+"""`make bench`: run every benchmark in a process of its own and write `benchmarks/results/NAME.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from cm3.core.artefact import write_json
+
+HERE = Path(__file__).parent
+NOT_BENCHMARKS = {"__init__", "__main__", "measure"}
+
+
+def main() -> int:
+    """Returns how many benchmarks failed; the results of the others stand."""
+    failed = 0
+    machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "torch": torch.__version__}
+    (HERE / "results").mkdir(exist_ok=True)
+    for path in sorted(HERE.glob("*.py")):
+        if path.stem in NOT_BENCHMARKS:
+            continue
+        print(path.stem, flush=True)
+        done = subprocess.run(
+            [sys.executable, "-m", f"benchmarks.{path.stem}", "--json"], capture_output=True, text=True, check=False, cwd=HERE.parent
+        )
+        if done.returncode != 0:
+            failed += 1
+            print(done.stderr, file=sys.stderr)
+            continue
+        rows = [json.loads(line) for line in done.stdout.splitlines()]
+        write_json(HERE / "results" / f"{path.stem}.json", {"command": f"python -m benchmarks.{path.stem}", "machine": machine, "rows": rows})
+        for row in rows:
+            print(f"  {row['row']:<58} ×{row['ratio']:.2f}  {row['gate']}")
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

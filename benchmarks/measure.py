@@ -1,0 +1,72 @@
+"""How a benchmark measures: ours and the peer in turns, the median of each, one JSON object per row.
+
+    row             what was measured          ours, peer     medians, in `unit`
+    ratio           how many times ours is better (time: peer / ours)
+    limit_fraction  share of the physical limit that ours reaches, or null where none was measured
+    gate            "ok" when both gave the same result, otherwise why not
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypedDict
+
+
+class Row(TypedDict):
+    """One line of a benchmark; see the module text."""
+
+    row: str
+    ours: float
+    peer: float
+    ratio: float
+    unit: str
+    limit_fraction: float | None
+    gate: str
+
+
+def interleaved(ours: Callable[[], Any], peer: Callable[[], Any], repeats: int = 9) -> tuple[float, float]:
+    """Median seconds of both, run in turns after one warm-up each, so that a noisy machine troubles both alike."""
+    ours(), peer()
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(repeats):
+        for action, collected in ((ours, times[0]), (peer, times[1])):
+            started = time.perf_counter()
+            action()
+            collected.append(time.perf_counter() - started)
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+def time_row(name: str, seconds: tuple[float, float], gate: str, limit_fraction: float | None = None) -> Row:
+    """A row of times in milliseconds; the ratio says how many times faster ours is."""
+    ours, peer = seconds
+    return Row(
+        row=name,
+        ours=round(ours * 1e3, 4),
+        peer=round(peer * 1e3, 4),
+        ratio=round(peer / ours, 3),
+        unit="ms",
+        limit_fraction=limit_fraction,
+        gate=gate,
+    )
+
+
+def report(rows: Callable[[], Iterable[Row]], description: str) -> None:
+    """Run a benchmark as a command: a table, or one JSON object per line with `--json`."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", action="store_true", help="print one JSON object per row")
+    as_json = parser.parse_args().json
+    for row in _checked(rows()):
+        limit = "" if row["limit_fraction"] is None else f"  {row['limit_fraction']:.0%} of the limit"
+        text = f"{row['row']:<58} {row['ours']:>10.3f} {row['peer']:>10.3f} {row['unit']:<6} ×{row['ratio']:.2f}{limit}  {row['gate']}"
+        print(json.dumps(row) if as_json else text, flush=True)
+
+
+def _checked(rows: Iterable[Row]) -> Iterator[Row]:
+    for row in rows:
+        if row["ours"] <= 0:
+            raise ValueError(f"row {row['row']!r} measured nothing")
+        yield row
