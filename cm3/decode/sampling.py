@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,19 +44,29 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
     """Everything below the k-th largest logit of its row becomes -inf; ties with the k-th stay. (R, W) → (R, W)."""
     if k <= 0 or k >= logits.shape[-1]:
         return logits
-    smallest = logits.topk(k, dim=-1).values[..., -1:]  # (R, 1)
+    smallest = _ascending(logits)[..., -k, None]  # (R, 1)
     return logits.masked_fill(logits < smallest, -torch.inf)
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Keep the most likely ids up to and including the one at which their probabilities reach `p`. (R, W) → (R, W)."""
+    """Keep the most likely ids up to and including the one at which their probabilities reach `p`. (R, W) → (R, W).
+
+    Ids exactly as likely as the last one kept stay too.
+    """
     if p >= 1.0:
         return logits
-    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-    probabilities = ordered.softmax(dim=-1)
-    before = probabilities.cumsum(dim=-1) - probabilities  # (R, W) the probability of everything more likely
-    dropped = torch.zeros_like(logits, dtype=torch.bool).scatter_(-1, order, before >= p)
-    return logits.masked_fill(dropped, -torch.inf)
+    probabilities = logits.softmax(dim=-1)
+    ordered = _ascending(probabilities)
+    dropped = (ordered.cumsum(dim=-1) <= 1.0 - p).sum(dim=-1, keepdim=True)  # (R, 1) how many are less likely than needed
+    smallest = ordered.gather(-1, dropped.clamp_max(logits.shape[-1] - 1))  # (R, 1)
+    return logits.masked_fill(probabilities < smallest, -torch.inf)
+
+
+def _ascending(values: Tensor) -> Tensor:
+    """The rows of (R, W) float32 sorted; on a CPU by NumPy, whose vectorized sort of values alone is many times faster."""
+    if values.device.type != "cpu":
+        return values.sort(dim=-1).values
+    return torch.from_numpy(np.sort(values.detach().numpy(), axis=-1))
 
 
 def filtered(logits: Tensor, sampling: Sampling) -> Tensor:

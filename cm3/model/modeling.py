@@ -339,6 +339,8 @@ class CM3ForCausalLM(CM3PreTrainedModel, GenerationMixin):
         """Hidden states (..., D) → logits (..., V), or (..., stop - start) for the ids of `id_range` alone."""
         if id_range is None:
             return self.lm_head(hidden)
+        if not isinstance(self.lm_head, nn.Linear):  # an adapter or a quantized head computes more than its weight says
+            return self.lm_head(hidden)[..., id_range[0] : id_range[1]]
         return F.linear(hidden, self.lm_head.weight[id_range[0] : id_range[1]])
 
     def forward(
