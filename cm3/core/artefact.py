@@ -58,11 +58,14 @@ class Manifest:
 
 @contextmanager
 def writing(path: Path | str, kind: str, provenance: Mapping[str, Any] | None = None) -> Iterator[Path]:
-    """Yield a temporary folder to fill; on success it becomes `path` (replacing an older one), else it is removed.
+    """Yield a temporary folder to fill; on success it becomes `path` (replacing an older artefact), else it is removed.
 
-    Raises `StorageError` when the disk is full or the place cannot be written; the older folder then still stands.
+    Raises `StorageError` when the disk is full, the place cannot be written, or something that is no artefact stands there;
+    what stood there then still stands.
     """
     path = Path(path).absolute()
+    if path.exists() and not (path / MANIFEST).is_file() and not (path.is_dir() and not any(path.iterdir())):
+        raise StorageError(f"{path} exists and is not an artefact folder, so it is not replaced; choose another place or move it")
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -69,7 +69,10 @@ def bar(value: float, low: float, high: float, chance: float | None, ceiling: fl
 
 
 def chart(title: str, lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], unit: str) -> str:
-    """Lines {name: (x, y)} over a common x axis (steps), drawn as SVG with their first and last values named."""
+    """Lines {name: (x, y)} over a common x axis (steps), drawn as SVG with their last values named.
+
+    The y axis starts at 0, or is logarithmic where the values span a factor of more than eight.
+    """
     points = {name: [(a, b) for a, b in zip(x, y) if math.isfinite(a) and math.isfinite(b)] for name, (x, y) in lines.items()}
     points = {name: line for name, line in points.items() if len(line) > 1}
     if not points:
@@ -78,15 +81,21 @@ def chart(title: str, lines: Mapping[str, tuple[Sequence[float], Sequence[float]
     ys = [b for line in points.values() for _, b in line]
     left, right, top, bottom = _MARGIN
     width, height = _CHART
-    spread = (max(ys) - min(min(ys), 0.0)) or 1.0
-    floor = min(min(ys), 0.0)
+    logarithmic = min(ys) > 0 and max(ys) > 8 * min(ys)
+    floor = min(ys) if logarithmic else min(min(ys), 0.0)
+
+    def height_of(b: float) -> float:
+        return math.log(b) if logarithmic else b
+
+    spread = (height_of(max(ys)) - height_of(floor)) or 1.0
 
     def place(a: float, b: float) -> str:
         across = left + (width - left - right) * (a - min(xs)) / ((max(xs) - min(xs)) or 1.0)
-        down = top + (height - top - bottom) * (1.0 - (b - floor) / spread)
+        down = top + (height - top - bottom) * (1.0 - (height_of(b) - height_of(floor)) / spread)
         return f"{across:.1f},{down:.1f}"
 
     parts = [f'<text x="4" y="{top + 8}">{max(ys):.3g}</text><text x="4" y="{height - bottom}">{floor:.3g}</text>']
+    unit = f"{unit}, logarithmic" if logarithmic else unit
     parts.append(f'<text x="{left}" y="{height - 6}">{min(xs):.0f}</text>')
     parts.append(f'<text x="{width - right}" y="{height - 6}" text-anchor="end">{max(xs):.0f} steps</text>')
     parts.append(f'<path class="axis" d="M{left},{top}V{height - bottom}H{width - right}"/>')

@@ -38,6 +38,18 @@ def test_replaces_an_older_folder(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
 
 
+def test_what_is_no_artefact_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    write_sample(tmp_path / "mine")  # an empty folder is free to use
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_text("precious")
+    (tmp_path / "notes").write_text("precious")
+    for name in ("photos", "notes"):
+        with pytest.raises(StorageError, match="not replaced"):
+            write_sample(tmp_path / name)
+    assert (tmp_path / "photos" / "a.png").read_text() == (tmp_path / "notes").read_text() == "precious"
+
+
 def test_failure_inside_leaves_the_older_folder_and_no_litter(tmp_path: Path) -> None:
     path = write_sample(tmp_path / "x", "old")
     with pytest.raises(ZeroDivisionError), artefact.writing(path, kind="sample") as folder:
