@@ -30,9 +30,7 @@ def run_lock(run_dir: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = _holder(descriptor)
-            raise RunLockedError(
-                f"{run_dir} is in use by {holder}; wait for it, stop it, or choose another run folder"
-            ) from None
+            raise RunLockedError(f"{run_dir} is in use by {holder}; wait for it, stop it, or choose another run folder") from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
         yield
