@@ -65,6 +65,16 @@ def test_the_model_folder_does_everything(finished: tuple[Path, dict], tmp_path:
     assert len(pipe.memory.search(text="a red circle", k=3)) == 3
 
 
+def test_the_python_example_of_the_readme_runs(finished: tuple[Path, dict]) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    [example] = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    names: dict[str, object] = {}
+    code = compile(example.replace("quickstart/model", str(finished[0] / "model")), "README.md", "exec")
+    exec(code, names)
+    assert len(names["images"]) == 4
+    assert isinstance(names["answer"], str)
+
+
 def test_second_run_skips_every_stage_and_a_damaged_model_is_made_again(finished: tuple[Path, dict]) -> None:
     out, result = finished
     lines: list[str] = []

@@ -43,7 +43,7 @@ def documents(count: int, seed: int) -> list[Document]:
     ]
 
 
-@pytest.fixture()
+@pytest.fixture
 def parts(tmp_path: Path) -> dict[str, str]:
     text = BPETextTokenizer.train([f"all {color}" for color in COLORS], 300)
     tokenizer = DocumentTokenizer(vocab_for(text, CODES, GRID), text)
