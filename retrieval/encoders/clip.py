@@ -8,7 +8,8 @@ Weights are read from safetensors only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import CLIPModel
+from transformers.utils import logging
 
 from cm3.core.artefact import MANIFEST, verify
 from cm3.core.errors import ArtefactError
@@ -48,7 +50,8 @@ class ClipEncoder:
             verify(folder)
         preprocessing, tokenizer = Preprocessing.load(folder), load_text_tokenizer(folder)
         try:
-            model = CLIPModel.from_pretrained(str(folder), use_safetensors=True, local_files_only=True)
+            with _no_progress_bar():
+                model = CLIPModel.from_pretrained(str(folder), use_safetensors=True, local_files_only=True)
         except Exception as error:  # transformers raises OSError, ValueError, RuntimeError and others for damaged folders
             raise ArtefactError(f"{folder} cannot be loaded as a CLIP model: {str(error).splitlines()[0]}") from None
         _check_parts(folder, model, tokenizer, preprocessing)
@@ -94,6 +97,18 @@ class ClipEncoder:
 
     def _stacked(self, batches: list[np.ndarray]) -> np.ndarray:
         return np.concatenate([np.zeros((0, self.width), np.float32), *batches])  # (N, E)
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Loading takes a moment; the bar that transformers would draw for it says nothing."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _unit_rows(features: Tensor) -> np.ndarray:

@@ -18,7 +18,7 @@ from retrieval.encoders.text import train_text_tokenizer
 from retrieval.training import new_clip, save_encoder
 
 COLORS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220), "yellow": (240, 220, 40)}
-PLACES = {"left": (0, 0, 12, 24), "right": (12, 0, 24, 24), "top": (0, 0, 24, 12), "bottom": (0, 12, 24, 24)}
+PLACES = {"left": (0, 0, 8, 24), "right": (16, 0, 24, 24), "top": (0, 0, 24, 8), "bottom": (0, 16, 24, 24)}
 
 
 @pytest.fixture(autouse=True)
@@ -29,8 +29,8 @@ def _one_faiss_thread() -> Iterator[None]:
     faiss.omp_set_num_threads(before)
 
 
-def halves(color: str, other: str, place: str) -> Image.Image:
-    """A 24×24 picture in `other`, one half of it in `color`."""
+def thirds(color: str, other: str, place: str) -> Image.Image:
+    """A 24×24 picture in `other`, one third of it in `color`."""
     picture = Image.new("RGB", (24, 24), COLORS[other])
     picture.paste(COLORS[color], PLACES[place])
     return picture
@@ -39,7 +39,7 @@ def halves(color: str, other: str, place: str) -> Image.Image:
 def all_pairs() -> list[Document]:
     """The 48 pictures of two colors, with their captions."""
     triples = [(c, o, p) for c in COLORS for o in COLORS if o != c for p in PLACES]
-    return [Document.pair(f"{c}-{o}-{p}", f"{c} at the {p} of {o}", halves(c, o, p), {"place": p}) for c, o, p in triples]
+    return [Document.pair(f"{c}-{o}-{p}", f"{c} at the {p} of {o}", thirds(c, o, p), {"place": p}) for c, o, p in triples]
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,8 @@ def test_vectors_equal_those_of_transformers(clip_folder: Path, pairs: list[Docu
     texts, images = [pair.text for pair in pairs], [pair.images[0].load() for pair in pairs]
     with torch.no_grad():
         theirs = model(
-            **tokenizer(texts, padding=True, return_tensors="pt"), pixel_values=processor(images, return_tensors="pt")["pixel_values"]
+            **tokenizer(texts, padding=True, return_tensors="pt"),
+            pixel_values=processor(images, return_tensors="pt")["pixel_values"],
         )
     ours = load_encoder(clip_folder)
     assert np.abs(ours.encode_texts(texts) - theirs.text_embeds.numpy()).max() <= 1e-5

@@ -6,7 +6,12 @@ import numpy as np
 
 from retrieval.hard_texts import WordExchange
 
-CORPUS = [f"a {color} {shape} at the {place}, alone" for color in ("red", "blue") for shape in ("disk", "cube") for place in ("top", "left")]
+CORPUS = [
+    f"a {color} {shape} at the {place}, alone"
+    for color in ("red", "blue")
+    for shape in ("disk", "cube")
+    for place in ("top", "left")
+]
 
 
 def changed(before: str, after: str) -> list[tuple[str, str]]:

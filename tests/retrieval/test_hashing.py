@@ -45,7 +45,9 @@ def test_the_vector_of_a_text_stays_what_it_was() -> None:
     vector = HashingEncoder(8).encode_texts(["red red circle"])[0]
     slots = np.flatnonzero(vector).tolist()
     assert slots == [1, 2, 4, 6]
-    assert np.allclose(vector[slots], [0.6324560046195984, -0.6324560046195984, -0.3162280023097992, -0.3162280023097992], atol=1e-5)
+    assert np.allclose(
+        vector[slots], [0.6324560046195984, -0.6324560046195984, -0.3162280023097992, -0.3162280023097992], atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("content", ["{}", '{"text_width": "wide"}', '{"text_width": 0}'])

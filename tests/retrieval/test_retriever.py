@@ -59,7 +59,7 @@ def test_neither_near_the_query_nor_near_each_other(hashing_bank: Path, pairs: l
 def test_whole_documents_go_first(tmp_path: Path) -> None:
     picture = Image.new("RGB", (8, 8), "red")
     bank_documents = [
-        Document("words", (TextSegment("red circle here"),)),
+        Document("words", (TextSegment("red circle there"),)),
         Document("picture", (ImageSegment(image=Image.new("RGB", (8, 8), (250, 5, 0))),)),
         Document.pair("whole", "red", Image.new("RGB", (8, 8), (200, 60, 60))),
     ]

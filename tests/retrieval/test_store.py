@@ -16,7 +16,9 @@ from retrieval.store import DocumentStore, DocumentWriter, content_hash
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 14, 3), np.uint8))
 DOCUMENTS = [
-    Document("a", (TextSegment("first\nline"), ImageSegment(image=NOISE), TextSegment("Ünïcode ☃")), {"n": 1, "deep": {"x": [1]}}),
+    Document(
+        "a", (TextSegment("first\nline"), ImageSegment(image=NOISE), TextSegment("Ünïcode ☃")), {"n": 1, "deep": {"x": [1]}}
+    ),
     Document("b/ü", (ImageSegment(codes=np.arange(6).reshape(2, 3)),)),
     Document("c", (TextSegment("only words"),)),
 ]

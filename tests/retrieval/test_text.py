@@ -57,7 +57,9 @@ def test_special_tokens_in_a_caption_are_text(folder: Path) -> None:
 
 def test_case_is_ignored(folder: Path) -> None:
     tokenizer = load_text_tokenizer(folder)
-    assert encode_padded(tokenizer, ["A Red CIRCLE"], 16)[0].tolist() == encode_padded(tokenizer, ["a red circle"], 16)[0].tolist()
+    assert (
+        encode_padded(tokenizer, ["A Red CIRCLE"], 16)[0].tolist() == encode_padded(tokenizer, ["a red circle"], 16)[0].tolist()
+    )
 
 
 def test_transformers_reads_the_same_ids(folder: Path) -> None:

@@ -14,7 +14,7 @@ from cm3.core.artefact import verify
 from cm3.core.errors import InputError, UsageError
 from cm3.core.runfile import validate
 from cm3.documents.document import Document, TextSegment
-from cm3.train.task import Shard, TrainingTask
+from cm3.train.task import Shard
 from retrieval.config import TrainEncoderConfig
 from retrieval.encoders.preprocessing import Preprocessing
 from retrieval.encoders.presets import ENCODER_PRESETS, EncoderShape
@@ -34,7 +34,8 @@ def config(shape: EncoderShape, steps: int = 2, **changes: Any) -> TrainEncoderC
 
 def test_learns_which_picture_a_text_describes(pairs: list[Document], tiny_shape: EncoderShape, tmp_path: Path) -> None:
     trained = retrieval.train_encoder(pairs, tmp_path / "encoder", config(tiny_shape, steps=60))
-    assert trained.history[0]["loss"] > 2 * trained.history[-1]["loss"]
+    losses = [record["loss"] for record in trained.history if record["kind"] == "train"]
+    assert losses[0] > 1.2 * losses[-1]
     figures = retrieval.evaluate(trained.path, pairs)
     assert figures["pairs"] == 48
     assert figures["text_to_image/recall_at_1"] > 0.5 > 10 * figures["chance_at_1"]
@@ -81,10 +82,11 @@ def test_two_pairs_are_enough_to_run(pairs: list[Document], tiny_shape: EncoderS
 
 
 def test_a_held_out_pair_shares_nothing_with_training(pairs: list[Document], tiny_shape: EncoderShape) -> None:
-    twins = [Document.pair(f"twin {pair.id}", pair.text, pair.images[0].load()) for pair in pairs]
+    twins = [Document.pair(f"twin {pair.id}", pair.text, pair.images[0].load()) for pair in pairs[:24]]
     found = collect_pairs([*pairs, *twins], Preprocessing.square(24))
     training, held_out = split_pairs(found, config(tiny_shape, held_out_fraction=0.3))
     assert len(held_out) > 0
+    assert len(training) + len(held_out) < len(found)
     assert not set(held_out.texts) & set(training.texts)
     assert not set(held_out.image_keys.tolist()) & set(training.image_keys.tolist())
 
@@ -92,7 +94,6 @@ def test_a_held_out_pair_shares_nothing_with_training(pairs: list[Document], tin
 def test_batches_are_pure_and_shards_disjoint(pairs: list[Document], tiny_shape: EncoderShape) -> None:
     found = collect_pairs(pairs, Preprocessing.square(24))
     task = ContrastiveTask(found, found.take(np.arange(0)), config(tiny_shape), tiny_shape)
-    assert isinstance(task, TrainingTask) if hasattr(TrainingTask, "_is_runtime_protocol") else True
     again = task.batch(3, Shard(0, 1))
     assert torch.equal(task.batch(3, Shard(0, 1)).ids, again.ids)
     halves = [task.batch(0, Shard(index, 2)).pixels for index in (0, 1)]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import retrieval
-import retrieval.build as build_module
+import retrieval.building as build_module
 from cm3.core.artefact import fingerprint
 from cm3.core.errors import ArtefactError, BudgetError, CM3Error, InputError, UsageError
 from cm3.documents.document import Document, TextSegment
