@@ -9,4 +9,4 @@ from vqgan.quantizers.library import LibraryOptions, LibraryQuantizer
 def build(config: VQConfig) -> LibraryQuantizer:
     """Moving-average quantizer on the unit sphere."""
     options = checked(LibraryOptions, config.quantizer_options, "quantizer_options of 'cosine'")
-    return LibraryQuantizer(config, options, use_cosine_sim=True, rotation_trick=False)
+    return LibraryQuantizer(config, options, cosine=True)

@@ -12,4 +12,4 @@ from vqgan.quantizers.library import LibraryOptions, LibraryQuantizer
 def build(config: VQConfig) -> LibraryQuantizer:
     """Moving-average quantizer with straight-through gradient."""
     options = checked(LibraryOptions, config.quantizer_options, "quantizer_options of 'ema'")
-    return LibraryQuantizer(config, options, rotation_trick=False)
+    return LibraryQuantizer(config, options)

@@ -20,8 +20,9 @@ from vqgan.quantizers.quantizer import Quantized, codes_to_grid, embed_codes, to
 
 
 class VQOptions(RunConfig):
-    """`commitment`: β; `kmeans_iterations` at the start."""
+    """`commitment`: β; `kmeans_iterations` at the start; `unit_lookup`: hand on code vectors at unit length (as Janus does)."""
 
+    unit_lookup: bool = False
     commitment: float = Field(0.25, ge=0)
     kmeans_iterations: int = Field(10, ge=1)
 
@@ -56,10 +57,10 @@ class VQ(nn.Module):
         return codes_to_grid(nearest_codes(to_rows(latents), self.embedding.weight), latents)
 
     def lookup(self, codes: Tensor) -> Tensor:
-        return embed_codes(codes, self.embedding.weight)
+        return embed_codes(codes, self.codebook())
 
     def codebook(self) -> Tensor:
-        return self.embedding.weight
+        return F.normalize(self.embedding.weight, dim=-1) if self.options.unit_lookup else self.embedding.weight
 
     @torch.no_grad()
     def initialize(self, latents: Tensor, weights: Tensor, seed: int) -> None:

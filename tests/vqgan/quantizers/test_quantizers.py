@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.nn import functional as F
+from vector_quantize_pytorch import VectorQuantize
 
 from cm3.core.errors import UsageError
 from vqgan.config import VQConfig
@@ -74,6 +75,28 @@ def test_commitment_weight_stands_where_the_paper_has_it() -> None:
     expected = 0.25 * 2 * (latents.detach() - vectors) / latents.numel()
     assert latents.grad is not None
     assert torch.allclose(latents.grad, expected, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("name", "cosine", "rotation"), [("ema", False, False), ("cosine", True, False), ("rotation", False, True)]
+)
+def test_a_training_step_is_that_of_the_library(name: str, cosine: bool, rotation: bool) -> None:
+    quantizer = _quantizer(name).train()  # type: ignore[attr-defined]
+    settings = {"use_cosine_sim": cosine, "rotation_trick": rotation, "decay": 0.99, "commitment_weight": 0.25}
+    reference = VectorQuantize(dim=8, codebook_size=64, accept_image_fmap=True, **settings).train()
+    reference.load_state_dict(quantizer.library.state_dict())
+    mine, theirs = _latents().requires_grad_(), _latents().requires_grad_()
+    result = quantizer(mine)
+    quantized, codes, loss = reference(theirs)
+    assert torch.equal(result.codes, codes)
+    assert torch.allclose(result.quantized, quantized, atol=1e-6)
+    assert torch.allclose(result.loss, loss.sum(), atol=1e-6)
+    upstream = _latents(seed=5)
+    ((result.quantized * upstream).sum() + result.loss).backward()
+    ((quantized * upstream).sum() + loss.sum()).backward()
+    assert torch.allclose(mine.grad, theirs.grad, atol=1e-5)  # type: ignore[arg-type]
+    for key, tensor in reference.state_dict().items():
+        assert torch.allclose(quantizer.library.state_dict()[key], tensor, atol=1e-6), key
 
 
 def test_moving_averages_follow_the_latents() -> None:

@@ -1,0 +1,41 @@
+"""Pictures with few distinct patches, and the configuration of a tokenizer small enough to train in a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+COLORS = [(214, 39, 48), (44, 160, 66), (44, 92, 214), (246, 208, 46), (24, 24, 28), (248, 248, 248)]
+
+
+def _block_picture(number: int, size: int = 24) -> Image.Image:
+    """A picture of 8×8 blocks of plain colors, some with a corner cut; equal numbers give equal pictures."""
+    rng = np.random.default_rng(number)
+    pixels = np.zeros((size, size, 3), np.uint8)
+    for top in range(0, size, 8):
+        for left in range(0, size, 8):
+            first, second = rng.integers(len(COLORS), size=2)
+            pixels[top : top + 8, left : left + 8] = COLORS[first]
+            if rng.random() < 0.5:
+                pixels[top : top + 3, left : left + 3] = COLORS[second]
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture
+def block_picture() -> Callable[[int], Image.Image]:
+    """The function from a number to its picture."""
+    return _block_picture
+
+
+@pytest.fixture
+def picture_folder(tmp_path: Path) -> Path:
+    """A folder of 40 such pictures."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(40):
+        _block_picture(number).save(folder / f"{number:03}.png")
+    return folder

@@ -1,0 +1,61 @@
+"""Fitting pictures to size: exact where nothing is to do, the stated policy elsewhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vqgan.config import PreprocessConfig
+from vqgan.preprocessing import fit_image, images_to_pixels, pixels_to_images
+
+RED, BLUE = (200, 0, 0), (0, 0, 200)
+
+
+def _halves(width: int, height: int) -> Image.Image:
+    """Left third and right third blue, the middle red."""
+    image = Image.new("RGB", (width, height), RED)
+    image.paste(BLUE, (0, 0, width // 3, height))
+    image.paste(BLUE, (width - width // 3, 0, width, height))
+    return image
+
+
+def test_levels_survive_the_round_trip() -> None:
+    levels = np.arange(256 * 3, dtype=np.uint8).reshape(16, 16, 3)
+    [image] = pixels_to_images(images_to_pixels([Image.fromarray(levels)], 16, PreprocessConfig()))
+    assert np.array_equal(np.asarray(image), levels)
+
+
+def test_pixels_span_minus_one_to_one() -> None:
+    pixels = images_to_pixels([Image.new("RGB", (4, 4), (0, 255, 51))], 4, PreprocessConfig())
+    assert torch.allclose(pixels[0, :, 0, 0], torch.tensor([-1.0, 1.0, -0.6]))
+
+
+def test_crop_keeps_the_middle() -> None:
+    array = np.asarray(fit_image(_halves(48, 16), 16, PreprocessConfig(fit="crop")))
+    assert np.all(array == RED)
+
+
+def test_pad_keeps_everything_on_the_background() -> None:
+    config = PreprocessConfig(fit="pad", background=(1, 2, 3), resample="box")
+    array = np.asarray(fit_image(_halves(48, 16), 24, config))
+    assert np.all(array[:8] == (1, 2, 3))
+    assert np.all(array[16:] == (1, 2, 3))
+    assert np.all(array[8:16, :8] == BLUE)
+    assert np.all(array[8:16, 8:16] == RED)
+
+
+def test_stretch_keeps_the_proportions_of_neither_side() -> None:
+    array = np.asarray(fit_image(_halves(48, 16), 24, PreprocessConfig(fit="stretch", resample="nearest")))
+    assert np.all(array[:, :8] == BLUE)
+    assert np.all(array[:, 8:16] == RED)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "L", "P", "CMYK"])
+def test_other_modes_become_rgb(mode: str) -> None:
+    assert fit_image(Image.new(mode, (8, 8)), 8, PreprocessConfig()).mode == "RGB"
+
+
+def test_transparency_lies_on_white() -> None:
+    assert fit_image(Image.new("RGBA", (8, 8), (0, 0, 0, 0)), 8, PreprocessConfig()).getpixel((3, 3)) == (255, 255, 255)

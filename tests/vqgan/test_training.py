@@ -1,0 +1,167 @@
+"""Training from a folder of pictures to a tokenizer folder: it learns, resumes with equal bits, plays the adversarial game."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import vqgan
+from cm3.core.errors import UsageError
+from cm3.train.config import TrainConfig
+from cm3.train.task import Shard
+from vqgan.config import LossConfig, VQConfig, VQTrainConfig
+from vqgan.model import VQModel
+from vqgan.pictures import Pictures, read_pictures
+from vqgan.training import VQTask, train
+
+Draw = Callable[[int], Image.Image]
+TOKENIZER = {"image_size": 24, "codebook_size": 16, "codebook_dim": 8, "network_options": {"width": 16}}
+
+
+def _config(folder: Path, steps: int = 20, loss: dict[str, object] | None = None, **changes: object) -> VQTrainConfig:
+    settings = {
+        "data": str(folder),
+        "tokenizer": TOKENIZER,
+        "batch_size": 8,
+        "validation_fraction": 0.1,
+        "loss": loss or {},
+        "train": TrainConfig.model_validate({"steps": steps, "learning_rate": 3e-3, "weight_decay": 0.0, "log_every": 5}),
+    }
+    return VQTrainConfig.model_validate({**settings, **changes})
+
+
+def _evaluations(run: Path) -> list[dict[str, float]]:
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [record for record in records if record["kind"] == "eval"]
+
+
+def _task(folder: Path, tmp_path: Path, **changes: object) -> VQTask:
+    config = _config(folder, **changes)
+    torch.manual_seed(0)
+    model = VQModel(config.resolve())
+    return VQTask(model, config, read_pictures(config, config.resolve(), tmp_path))
+
+
+def test_from_pictures_to_a_tokenizer(picture_folder: Path, tmp_path: Path, block_picture: Draw) -> None:
+    started = train(_config(picture_folder, steps=1), tmp_path / "start")
+    trained = train(_config(picture_folder, steps=40), tmp_path / "trained")
+    images = [block_picture(number) for number in range(500, 532)]
+    before, after = vqgan.evaluate(started, images), vqgan.evaluate(trained, images)
+    assert after["psnr_db"] > before["psnr_db"] + 0.3
+    loaded = vqgan.from_pretrained(tmp_path / "trained")
+    pixels = loaded.preprocess(images)
+    assert torch.equal(loaded.encode(pixels), trained.encode(pixels))
+    run = tmp_path / "trained-run"
+    assert _evaluations(run)[-1]["psnr_db"] > 10
+    assert json.loads((run / "run.json").read_text())["tokenizer"]["image_size"] == 24
+    assert json.loads((run / "reading.json").read_text())["ok"] == 40
+    assert list((run / "pictures").iterdir())
+
+
+def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(picture_folder: Path, tmp_path: Path) -> None:
+    loss = {"adversarial": 0.5, "adversarial_start": 2, "discriminator_channels": 4, "discriminator_layers": 1, "lecam": 0.1}
+    whole = _config(picture_folder, steps=8, loss=loss)
+    train(whole, tmp_path / "whole")
+    halves = whole.model_copy(update={"train": whole.train.model_copy(update={"checkpoint_every": 4})})
+    train(halves, tmp_path / "halves")
+    checkpoints = tmp_path / "halves-run" / "checkpoints"
+    for file in (checkpoints / "step-00000008").iterdir():
+        file.unlink()
+    (checkpoints / "step-00000008").rmdir()
+    train(halves, tmp_path / "halves")
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "halves")]
+    assert weights[0] == weights[1]
+
+
+def test_the_adversary_starts_when_it_should(picture_folder: Path, tmp_path: Path) -> None:
+    loss = {"adversarial": 1.0, "adversarial_start": 3, "discriminator_channels": 4, "discriminator_layers": 1}
+    task = _task(picture_folder, tmp_path, loss=loss)
+    assert list(task.parameter_groups()) == ["model", "discriminator"]
+    before = task.batch(2, Shard(0, 1))
+    assert "adversarial" not in task.loss("model", before, 2)[1]
+    assert task.loss("discriminator", before, 2)[0] is None
+    after = task.batch(3, Shard(0, 1))
+    assert "adversarial" in task.loss("model", after, 3)[1]
+    discriminator_loss, metrics = task.loss("discriminator", after, 3)
+    assert discriminator_loss is not None
+    discriminator_loss.backward()
+    assert {"real", "fake"} <= set(metrics)
+    assert all(parameter.grad is None for parameter in task.modules["model"].parameters())
+
+
+def test_shards_are_the_parts_of_a_step(picture_folder: Path, tmp_path: Path) -> None:
+    task = _task(picture_folder, tmp_path)
+    whole = task.batch(4, Shard(0, 1)).arrays
+    parts = [task.batch(4, Shard(index, 2)).arrays for index in range(2)]
+    assert torch.equal(torch.stack(parts, 1).flatten(0, 1), whole)
+    with pytest.raises(UsageError, match="3 equal parts"):
+        task.batch(0, Shard(0, 3))
+
+
+def test_flipping_mirrors_about_half(picture_folder: Path, tmp_path: Path) -> None:
+    plain = _task(picture_folder, tmp_path)
+    flipped = _task(picture_folder, tmp_path, flip=True)
+    mirrored = 0
+    for step in range(8):
+        before, after = plain.batch(step, Shard(0, 1)).arrays, flipped.batch(step, Shard(0, 1)).arrays
+        for original, picture in zip(before, after):
+            assert torch.equal(picture, original) or torch.equal(picture, original.flip(-1))
+            mirrored += not torch.equal(picture, original)
+    assert 16 < mirrored < 48  # of 64; fixed seed
+
+
+def test_a_frozen_encoder_keeps_its_codes(picture_folder: Path, tmp_path: Path, block_picture: Draw) -> None:
+    images = [block_picture(number) for number in range(16)]
+    codes = []
+    for steps in (1, 10):
+        tokenizer = train(_config(picture_folder, steps=steps, freeze_encoder=True), tmp_path / f"steps{steps}")
+        codes.append(tokenizer.encode(tokenizer.preprocess(images)))
+    assert torch.equal(codes[0], codes[1])
+
+
+def test_every_loss_term_trains(picture_folder: Path, tmp_path: Path) -> None:
+    task = _task(picture_folder, tmp_path, loss={"l2": 1.0, "perceptual": "edges"})
+    batch = task.batch(0, Shard(0, 1))
+    both = float(task.loss("model", batch, 0)[1]["reconstruction"])
+    single = float(_task(picture_folder, tmp_path).loss("model", batch, 0)[1]["reconstruction"])
+    assert both > single > 0
+
+
+def test_the_dvae_trains_by_its_likelihood(picture_folder: Path, tmp_path: Path) -> None:
+    dvae = VQConfig(
+        image_size=24,
+        downsample_factor=4,
+        codebook_size=32,
+        codebook_dim=8,
+        network="dvae",
+        network_options={"hidden": 8, "groups": 3},
+        quantizer="gumbel",
+        quantizer_options={"latent_dim": 32, "temperature_steps": 30, "kl_steps": 30},
+    )
+    config = _config(picture_folder, steps=30, loss={"l1": 0.0, "logit_laplace": 1.0}, tokenizer=dvae.model_dump())
+    train(config, tmp_path / "dvae")
+    records = [json.loads(line) for line in (tmp_path / "dvae-run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [record["reconstruction"] for record in records if record["kind"] == "train"]
+    assert losses[-1] < losses[0] - 0.03
+
+
+def test_one_picture_is_enough_to_train_on(tmp_path: Path, block_picture: Draw) -> None:
+    (tmp_path / "one").mkdir()
+    block_picture(0).save(tmp_path / "one" / "a.png")
+    tokenizer = train(_config(tmp_path / "one", steps=2), tmp_path / "out")
+    assert isinstance(tokenizer.codebook_size, int)
+
+
+def test_no_place_to_write_is_said(picture_folder: Path) -> None:
+    with pytest.raises(UsageError, match="set `out`"):
+        train(_config(picture_folder))
+
+
+def test_loss_settings_are_typed() -> None:
+    assert LossConfig.model_validate({}).perceptual == "none"
+    assert Pictures([], torch.empty(0, 3, 2, 2).numpy()).ids == []

@@ -1,0 +1,65 @@
+"""Reading the sizes of a VQGAN from the shapes of its tensors, in the names of our `taming` network."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from cm3.core.errors import ArtefactError, UsageError
+from vqgan.config import VQConfig
+from vqgan.conversion.checkpoint_format import Tensors
+
+_GROUPS = 32
+
+
+def taming_config(tensors: Tensors, image_size: int, codebook_key: str, **changes: Any) -> VQConfig:
+    """The configuration of a table that holds `encoder.*`, `decoder.*`, `quant_conv.*` in our names and a codebook (K, D).
+
+    Raises `ArtefactError` naming the first tensor that is missing.
+    """
+    for name in (
+        "encoder.conv_in.weight",
+        "encoder.conv_out.weight",
+        "decoder.conv_out.weight",
+        "quant_conv.weight",
+        codebook_key,
+    ):
+        if name not in tensors:
+            reason = "it holds no decoder, so codes could not become pictures" if name.startswith("decoder") else "it is needed"
+            raise ArtefactError(f"the checkpoint has no tensor {name!r}: {reason}; convert the complete tokenizer")
+    levels = 1 + max(int(match[1]) for name in tensors if (match := re.match(r"encoder\.down\.(\d+)\.", name)))
+    channels = tensors["encoder.conv_in.weight"].shape[0]
+    widths = [tensors[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] for level in range(levels)]
+    blocks = {int(match[1]) for name in tensors if (match := re.match(r"encoder\.down\.0\.block\.(\d+)\.", name))}
+    attention = {int(match[1]) for name in tensors if (match := re.match(r"encoder\.down\.(\d+)\.attn\.", name))}
+    options = {
+        "channels": channels,
+        "channel_multipliers": tuple(width // channels for width in widths),
+        "residual_blocks": len(blocks),
+        "attention_levels": tuple(sorted(attention)),
+        "middle_attention": "encoder.mid.attn_1.q.weight" in tensors,
+        "latent_channels": tensors["encoder.conv_out.weight"].shape[0],
+        "groups": _GROUPS,
+    }
+    codebook_size, codebook_dim = tensors[codebook_key].shape
+    return VQConfig.model_validate(
+        {
+            "image_size": image_size,
+            "downsample_factor": 2 ** (levels - 1),
+            "codebook_size": codebook_size,
+            "codebook_dim": codebook_dim,
+            "network": "taming",
+            "network_options": options,
+            "quantizer": "vq",
+            **changes,
+        }
+    )
+
+
+def require_taming(config: VQConfig, target: str, quantizers: tuple[str, ...]) -> None:
+    """Raise `UsageError` unless `config` is a VQGAN with one of `quantizers`, which is what format `target` can hold."""
+    if config.network != "taming" or config.quantizer not in quantizers:
+        raise UsageError(
+            f"format {target!r} holds a 'taming' network with quantizer {' or '.join(map(repr, quantizers))}, "
+            f"this tokenizer has {config.network!r} with {config.quantizer!r}"
+        )

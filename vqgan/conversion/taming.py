@@ -1,0 +1,52 @@
+"""taming-transformers' layout, also LDM's first stage and Chameleon's `vqgan.ckpt`.
+
+Encoder and decoder have our names; the codebook is `quantize.embedding.weight`, or `quantize.embed.weight` beside
+`quantize.proj` in the Gumbel variant. Losses (`loss.*`) and averages (`model_ema.*`) are left behind.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from vqgan.config import VQConfig
+from vqgan.conversion.checkpoint_format import CheckpointFormat, Tensors
+from vqgan.conversion.layout import require_taming, taming_config
+
+_PARTS = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
+_PREFIX = "first_stage_model."  # a whole latent diffusion model
+
+
+def _own_parts(tensors: Tensors) -> dict[str, Tensor]:
+    plain = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
+    return {name: tensor for name, tensor in plain.items() if name.startswith(_PARTS)}
+
+
+def _recognizes(tensors: Tensors) -> bool:
+    return any(name.removeprefix(_PREFIX).startswith("encoder.down.0.") for name in tensors)
+
+
+def _to_ours(tensors: Tensors, image_size: int) -> tuple[VQConfig, dict[str, Tensor]]:
+    parts = _own_parts(tensors)
+    if "quantize.proj.weight" in parts:
+        config = taming_config(
+            parts,
+            image_size,
+            "quantize.embed.weight",
+            quantizer="gumbel",
+            quantizer_options={"latent_dim": parts["quantize.proj.weight"].shape[1], "straight_through": True},
+        )
+    else:
+        config = taming_config(parts, image_size, "quantize.embedding.weight")
+    return config, {_renamed(name, "quantize.", "quantizer."): tensor for name, tensor in parts.items()}
+
+
+def _from_ours(config: VQConfig, tensors: Tensors) -> dict[str, Tensor]:
+    require_taming(config, "taming", ("vq", "gumbel"))
+    return {_renamed(name, "quantizer.", "quantize."): tensor for name, tensor in tensors.items()}
+
+
+def _renamed(name: str, before: str, after: str) -> str:
+    return after + name.removeprefix(before) if name.startswith(before) else name
+
+
+FORMAT = CheckpointFormat(_recognizes, _to_ours, _from_ours)
