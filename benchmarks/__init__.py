@@ -1,1 +1,1 @@
-"""Benchmarks: ours and a peer interleaved in one process, behind an equality gate. Each file runs alone; `make bench` runs all."""
+"""Benchmarks: ours and a peer interleaved, behind an equality gate. Each file runs alone; `make bench` runs all."""

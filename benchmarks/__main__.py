@@ -26,15 +26,15 @@ def main() -> int:
         if path.stem in NOT_BENCHMARKS:
             continue
         print(path.stem, flush=True)
-        done = subprocess.run(
-            [sys.executable, "-m", f"benchmarks.{path.stem}", "--json"], capture_output=True, text=True, check=False, cwd=HERE.parent
-        )
+        command = [sys.executable, "-m", f"benchmarks.{path.stem}"]
+        done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False, cwd=HERE.parent)
         if done.returncode != 0:
             failed += 1
             print(done.stderr, file=sys.stderr)
             continue
         rows = [json.loads(line) for line in done.stdout.splitlines()]
-        write_json(HERE / "results" / f"{path.stem}.json", {"command": f"python -m benchmarks.{path.stem}", "machine": machine, "rows": rows})
+        result = {"command": f"python -m benchmarks.{path.stem}", "machine": machine, "rows": rows}
+        write_json(HERE / "results" / f"{path.stem}.json", result)
         for row in rows:
             print(f"  {row['row']:<58} ×{row['ratio']:.2f}  {row['gate']}")
     return failed

@@ -61,7 +61,8 @@ def report(rows: Callable[[], Iterable[Row]], description: str) -> None:
     as_json = parser.parse_args().json
     for row in _checked(rows()):
         limit = "" if row["limit_fraction"] is None else f"  {row['limit_fraction']:.0%} of the limit"
-        text = f"{row['row']:<58} {row['ours']:>10.3f} {row['peer']:>10.3f} {row['unit']:<6} ×{row['ratio']:.2f}{limit}  {row['gate']}"
+        figures = f"{row['ours']:>10.3f} {row['peer']:>10.3f} {row['unit']:<6} ×{row['ratio']:.2f}{limit}"
+        text = f"{row['row']:<58} {figures}  {row['gate']}"
         print(json.dumps(row) if as_json else text, flush=True)
 
 

@@ -1,7 +1,7 @@
 """Token loss: chunked cross-entropy against projecting all logits and `torch.nn.functional.cross_entropy`, forward and backward.
 
-Time, and the peak of memory that the loss itself adds, at several vocabulary sizes. Gate: equal loss to 1e-5 and equal gradients to
-1e-4.
+Time, and the peak of memory that the loss itself adds, at several vocabulary sizes. Gate: equal loss to 1e-5 and equal
+gradients to 1e-4.
 """
 
 from __future__ import annotations

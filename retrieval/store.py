@@ -116,7 +116,7 @@ class DocumentStore:
     def __getitem__(self, row: int) -> Document:
         line = self._lines[int(self.offsets[row]) : int(self.offsets[row + 1])]
         try:
-            record = json.loads(line)
+            record = json.loads(bytes(line))
             segments = tuple(map(self._segment, record["segments"]))
             document = Document(record["id"], segments, record["meta"])
         except (ValueError, KeyError, TypeError) as error:

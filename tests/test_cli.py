@@ -41,9 +41,11 @@ def test_help_teaches() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["quickstart", "generate", "caption", "ask", "edit", "infill", "tokenize", "train", "eval", "list", "info", "verify"]
-    + ["vqgan train", "vqgan eval", "retrieval train-encoder", "retrieval build", "retrieval search", "retrieval eval"]
-    + ["retrieval info", "sft train", "sft preview", "sft data check"],
+    [
+        *("quickstart", "generate", "caption", "ask", "edit", "infill", "tokenize", "train", "eval", "list", "info", "verify"),
+        *("vqgan train", "vqgan eval", "retrieval train-encoder", "retrieval build", "retrieval search", "retrieval eval"),
+        *("retrieval info", "sft train", "sft preview", "sft data check"),
+    ],
 )
 def test_every_command_has_help(command: str) -> None:
     done = cm3(*command.split(), "--help")

@@ -25,7 +25,7 @@ from vqgan.config import VQTrainConfig
 
 TEXT_VOCAB_SIZE = {"scenes": 400, "pictures": 4096}
 NUM_NEIGHBORS = 2
-OPTIMIZER = {"optimizer": "muon", "learning_rate": 6e-3, "weight_decay": 0.1}
+OPTIMIZER = {"optimizer": "muon", "learning_rate": 8e-3, "weight_decay": 0.1}
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,11 @@ def settings_for(config: QuickstartConfig, places: Places) -> Settings:
 def _scenes(config: QuickstartConfig, places: Places) -> Settings:
     row_length = 256
     mixture = (
-        _entry("text_to_image", places.data / "pairs", 2.0),
-        _entry("captioning", places.data / "pairs", 1.0),
-        _entry("vqa", places.data / "vqa", 3.0, loss_weight=4.0, options={"questions_per_image": 6}),
+        _entry("text_to_image", places.data / "pairs", 2.5),
+        _entry("captioning", places.data / "pairs", 0.75),
+        _entry("vqa", places.data / "vqa", 3.0, loss_weight=3.0, options={"questions_per_image": 6}),
         _entry("editing", places.data / "edits", 3.0),
-        _entry("infilling", places.data / "pairs", 1.5),
+        _entry("infilling", places.data / "pairs", 1.0),
     )
     return Settings(
         world=WorldConfig(),
@@ -141,8 +141,8 @@ def _scenes(config: QuickstartConfig, places: Places) -> Settings:
         ),
         memory=BuildConfig(embed_encoder=False),
         text_vocab_size=TEXT_VOCAB_SIZE["scenes"],
-        pretraining=_pretraining(config, places, row_length, batch_size=16, steps=400),
-        tuning=_tuning(config, places, mixture, row_length, batch_size=16, steps=700),
+        pretraining=_pretraining(config, places, row_length, batch_size=16, steps=500),
+        tuning=_tuning(config, places, mixture, row_length, batch_size=16, steps=900),
     )
 
 
@@ -176,7 +176,7 @@ def _pictures(config: QuickstartConfig, places: Places) -> Settings:
 
 
 def _pretraining(config: QuickstartConfig, places: Places, row_length: int, batch_size: int, steps: int) -> PretrainConfig:
-    objective = ObjectiveConfig(name="cm3", whole_segment_prob=0.3, image_first_prob=0.3)
+    objective = ObjectiveConfig(name="cm3", count_law="metaseq", span_rate=0.5, whole_segment_prob=0.2, image_first_prob=0.25)
     return PretrainConfig(
         tokens=places.tokens,
         tokenizer=places.document_tokenizer,
