@@ -135,5 +135,6 @@ class _Spool:
     def finish(self) -> np.ndarray:
         if self.file is None:
             return np.stack(self.kept) if self.kept else np.empty((0, *self.shape), np.uint8)
-        self.file.flush()
-        return np.memmap(self.file, np.uint8, "r", shape=(self.count, *self.shape))
+        with self.file as file:  # the map keeps the unnamed file alive
+            file.flush()
+            return np.memmap(file, np.uint8, "r", shape=(self.count, *self.shape))

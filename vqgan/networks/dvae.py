@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from cm3.core.errors import UsageError
 from cm3.core.runfile import RunConfig
 from vqgan.config import VQConfig, checked
+from vqgan.losses.logit_laplace import squeeze
 from vqgan.networks.coders import Coders
 
 
@@ -55,7 +56,7 @@ class DVAEEncoder(nn.Module):
         self.groups = nn.ModuleList(_group(before, after, options, kernels=(3, 3, 3, 1)) for before, after in pairwise(widths))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        x = self.input((pixels + 1) / 2)
+        x = self.input(squeeze(pixels))
         for index, group in enumerate(self.groups):
             x = group(x if index == 0 else F.max_pool2d(x, 2))
         return F.relu(x)

@@ -1,0 +1,169 @@
+"""Conversion on random weights: the same codes and pixels as the reference, and the same tensors back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+from transformers import ChameleonVQVAE, ChameleonVQVAEConfig, JanusVQVAE, JanusVQVAEConfig
+
+from cm3.core.errors import ArtefactError, InputError, UsageError
+from vqgan.config import VQConfig
+from vqgan.conversion.convert import convert, detect, export
+from vqgan.model import VQModel
+from vqgan.tokenizer import VQTokenizer, from_pretrained
+
+SIZES = {"embed_dim": 8, "num_embeddings": 32, "latent_channels": 16, "base_channels": 32, "channel_multiplier": [1, 1, 2]}
+TAMING = VQConfig(
+    image_size=32,
+    downsample_factor=4,
+    codebook_size=32,
+    codebook_dim=8,
+    network="taming",
+    network_options={
+        "channels": 32,
+        "channel_multipliers": (1, 1, 2),
+        "residual_blocks": 1,
+        "attention_levels": (2,),
+        "latent_channels": 16,
+    },
+    quantizer="vq",
+)
+DVAE = VQConfig(
+    image_size=32,
+    downsample_factor=4,
+    codebook_size=32,
+    codebook_dim=8,
+    network="dvae",
+    network_options={"hidden": 8, "groups": 3},
+    quantizer="gumbel",
+    quantizer_options={"latent_dim": 32},
+)
+
+
+def _pixels() -> torch.Tensor:
+    return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def _saved(config: VQConfig, path: Path) -> VQTokenizer:
+    torch.manual_seed(0)
+    tokenizer = VQTokenizer(VQModel(config))
+    tokenizer.save(path)
+    return tokenizer
+
+
+@torch.no_grad()
+def test_janus_of_transformers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    reference = JanusVQVAE(JanusVQVAEConfig(**SIZES, num_res_blocks=1, num_patches=8)).eval()
+    reference.save_pretrained(tmp_path / "janus")
+    tokenizer = convert(tmp_path / "janus", tmp_path / "ours", image_size=32)
+    codes = tokenizer.encode(_pixels())
+    assert torch.equal(codes.flatten(), reference.encode(_pixels()).image_tokens.flatten())
+    assert torch.allclose(tokenizer.decode(codes), reference.decode(codes.flatten(1)).clamp(-1, 1), atol=1e-5)
+    back = load_file(export(tmp_path / "ours", tmp_path / "back.safetensors", "janus"))
+    original = load_file(tmp_path / "janus" / "model.safetensors")
+    assert back.keys() == original.keys()
+    assert all(torch.equal(back[name], original[name]) for name in original)
+
+
+def test_chameleon_of_transformers_has_no_decoder(tmp_path: Path) -> None:
+    ChameleonVQVAE(ChameleonVQVAEConfig(**SIZES, num_res_blocks=1, attn_resolutions=None)).save_pretrained(tmp_path / "hf")
+    with pytest.raises(ArtefactError, match="holds no decoder"):
+        convert(tmp_path / "hf", tmp_path / "ours")
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_taming_there_and_back(wrapped: bool, tmp_path: Path) -> None:
+    tokenizer = _saved(TAMING, tmp_path / "a")
+    table = load_file(export(tmp_path / "a", tmp_path / "t.safetensors", "taming"))
+    assert "quantize.embedding.weight" in table
+    prefix = "first_stage_model." if wrapped else ""
+    checkpoint = {prefix + name: tensor for name, tensor in table.items()} | {"loss.logvar": torch.zeros(1)}
+    torch.save({"state_dict": checkpoint, "epoch": 3}, tmp_path / "last.ckpt")
+    again = convert(tmp_path / "last.ckpt", tmp_path / "b", image_size=32)
+    assert again.config == TAMING.model_copy(update={"network_options": {**again.config.network_options, "groups": 32}})
+    assert TAMING.network_options.items() <= again.config.network_options.items()
+    assert torch.equal(from_pretrained(tmp_path / "b").codebook, tokenizer.codebook)
+    codes = tokenizer.encode(_pixels())
+    assert torch.equal(again.encode(_pixels()), codes)
+    assert torch.equal(again.decode(codes), tokenizer.decode(codes))
+
+
+def test_gumbel_taming(tmp_path: Path) -> None:
+    config = TAMING.model_copy(update={"quantizer": "gumbel", "quantizer_options": {"straight_through": True}})
+    tokenizer = _saved(config, tmp_path / "a")
+    again = convert(export(tmp_path / "a", tmp_path / "t.safetensors", "taming"), tmp_path / "b", image_size=32)
+    assert again.config.quantizer == "gumbel"
+    assert torch.equal(again.encode(_pixels()), tokenizer.encode(_pixels()))
+
+
+@torch.no_grad()
+def test_llamagen_names_and_unit_codes(tmp_path: Path) -> None:
+    tokenizer = _saved(TAMING.model_copy(update={"quantizer": "cosine"}), tmp_path / "a")
+    table = load_file(export(tmp_path / "a", tmp_path / "t.safetensors", "llamagen"))
+    expected = {  # as printed from the original class
+        "encoder.conv_blocks.0.res.0.conv1.weight": (32, 32, 3, 3),
+        "encoder.conv_blocks.0.downsample.conv.weight": (32, 32, 3, 3),
+        "encoder.conv_blocks.2.attn.0.q.weight": (64, 64, 1, 1),
+        "encoder.mid.1.proj_out.weight": (64, 64, 1, 1),
+        "decoder.conv_blocks.0.res.1.norm1.weight": (64,),
+        "decoder.conv_blocks.0.attn.1.k.weight": (64, 64, 1, 1),
+        "decoder.conv_blocks.0.upsample.conv.weight": (64, 64, 3, 3),
+        "decoder.conv_blocks.2.res.0.conv1.weight": (32, 32, 3, 3),
+        "quantize.embedding.weight": (32, 8),
+        "quantize.codebook_used": (65536,),
+    }
+    assert {name: tuple(table[name].shape) for name in expected} == expected
+    assert "decoder.conv_blocks.2.upsample.conv.weight" not in table
+    table["quantize.embedding.weight"] *= torch.rand(32, 1) + 0.5  # stored at any length
+    torch.save({"model": table}, tmp_path / "vq.pt")
+    again = convert(tmp_path / "vq.pt", tmp_path / "b", image_size=32)
+    latents = again.model.latents(_pixels()).permute(0, 2, 3, 1)
+    cosine = F.cosine_similarity(latents[..., None, :], table["quantize.embedding.weight"], dim=-1)
+    assert torch.equal(again.encode(_pixels()), cosine.argmax(-1))
+    codes = tokenizer.encode(_pixels())
+    assert torch.allclose(again.decode(codes), tokenizer.decode(codes), atol=1e-5)
+
+
+@torch.no_grad()
+def test_dalle_names_and_input_bias(tmp_path: Path) -> None:
+    tokenizer = _saved(DVAE, tmp_path / "a")
+    table = load_file(export(tmp_path / "a", tmp_path / "t.safetensors", "dalle"))
+    assert tuple(table["encoder.blocks.group_2.block_1.id_path.w"].shape) == (16, 8, 1, 1)
+    assert tuple(table["encoder.blocks.group_1.block_1.res_path.conv_4.w"].shape) == (8, 2, 1, 1)
+    assert tuple(table["decoder.blocks.group_1.block_1.res_path.conv_1.w"].shape) == (8, 8, 1, 1)
+    bias = torch.randn(8)
+    table["decoder.blocks.input.b"] = bias
+    table["decoder.blocks.input.w"] = table["decoder.blocks.input.w"] - bias[:, None, None, None]
+    save_file(table, tmp_path / "biased.safetensors")
+    again = convert(tmp_path / "biased.safetensors", tmp_path / "b", image_size=32)
+    codes = tokenizer.encode(_pixels())
+    assert torch.equal(again.encode(_pixels()), codes)
+    assert torch.allclose(again.decode(codes), tokenizer.decode(codes), atol=1e-5)
+
+
+def test_what_cannot_be_converted_is_said(tmp_path: Path) -> None:
+    _saved(DVAE, tmp_path / "a")
+    with pytest.raises(UsageError, match="holds a 'taming' network"):
+        export(tmp_path / "a", tmp_path / "x.safetensors", "taming")
+    with pytest.raises(InputError, match="no known format"):
+        detect({"foo.weight": torch.zeros(1)}, tmp_path)
+    with pytest.raises(InputError, match="there is no checkpoint"):
+        convert(tmp_path / "missing.pt", tmp_path / "b")
+    (tmp_path / "words.txt").write_text("no weights")
+    with pytest.raises(InputError, match="no known kind"):
+        convert(tmp_path / "words.txt", tmp_path / "b")
+    torch.save({"state_dict": Path("code")}, tmp_path / "code.ckpt")
+    with pytest.raises(ArtefactError, match="holds more than tensors"):
+        convert(tmp_path / "code.ckpt", tmp_path / "b")
+    (tmp_path / "broken.pt").write_bytes(b"PK\x03\x04 this is no zip")
+    with pytest.raises(ArtefactError, match="no readable|holds more"):
+        convert(tmp_path / "broken.pt", tmp_path / "b")
+    (tmp_path / "broken.safetensors").write_bytes(b"\x00" * 20)
+    with pytest.raises(ArtefactError, match="no readable safetensors"):
+        convert(tmp_path / "broken.safetensors", tmp_path / "b")
+    assert not (tmp_path / "b").exists()
