@@ -104,6 +104,7 @@ def test_the_image_tokenizer_of_another_model_is_refused(folder, tmp_path):
 def rewrite_manifest(folder):
     """Make the manifest agree with the files again, as someone would who mixes two models by hand."""
     manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["checksum"]
     manifest["files"] = {
         str(file.relative_to(folder)): {"size": file.stat().st_size, "sha256": artefact.hash_file(file)}
         for file in folder.rglob("*")

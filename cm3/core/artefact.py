@@ -7,13 +7,13 @@ put back if the rename fails. Neither safetensors nor NumPy notices a flipped bi
 
 from __future__ import annotations
 
-import errno
 import functools
 import hashlib
 import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,10 +22,40 @@ from pathlib import Path
 from typing import Any
 
 from cm3.core.errors import ArtefactError, StorageError
+from cm3.core.storage import (
+    full_disk_errors,
+    hash_file,
+    read_json,
+    require_writable,
+    storage_errors,
+    sync,
+    write_bytes,
+    write_json,
+    write_text,
+)
+
+__all__ = [
+    "MANIFEST",
+    "FileEntry",
+    "Manifest",
+    "fingerprint",
+    "hash_file",
+    "read_json",
+    "read_manifest",
+    "require_writable",
+    "storage_errors",
+    "sweep",
+    "verify",
+    "write_bytes",
+    "write_json",
+    "write_text",
+    "writing",
+]
 
 MANIFEST = "manifest.json"
 _VERSIONED_PACKAGES = ("cm3-multimodal", "torch", "transformers", "tokenizers", "faiss-cpu", "vector-quantize-pytorch", "numpy")
 _ASIDE = re.compile(r"^\.(tmp|old)-(?P<name>.+)-(?P<pid>\d+)$")
+_FIELDS = frozenset({"kind", "files", "versions", "provenance", "checksum"})
 
 
 @dataclass(frozen=True)
@@ -60,19 +90,22 @@ class Manifest:
 def writing(path: Path | str, kind: str, provenance: Mapping[str, Any] | None = None) -> Iterator[Path]:
     """Yield a temporary folder to fill; on success it becomes `path` (replacing an older artefact), else it is removed.
 
-    Raises `StorageError` when the disk is full, the place cannot be written, or something that is no artefact stands there;
-    what stood there then still stands.
+    Raises `StorageError` when the disk is full, the place cannot be written, or something that is no artefact of this kind
+    stands there; what stood there then still stands. A path has one writer at a time.
     """
     path = Path(path).absolute()
-    if path.exists() and not (path / MANIFEST).is_file() and not (path.is_dir() and not any(path.iterdir())):
-        raise StorageError(f"{path} exists and is not an artefact folder, so it is not replaced; choose another place or move it")
-    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+    if path.is_symlink():
+        path = path.resolve()  # a link to a larger disk stays one
     with storage_errors(path):
+        _require_replaceable(path, kind)
+        temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent)
+        for entry in (temporary, _aside(path)):
+            _clear(entry)  # of a dead process that had our number: containers give every process the same
         temporary.mkdir()
     try:
-        with _full_disk_errors(path):
+        with full_disk_errors(path):
             yield temporary
         with storage_errors(path):
             _write_manifest(temporary, kind, provenance or {})
@@ -85,7 +118,7 @@ def verify(path: Path | str, kind: str | None = None, hashes: bool = True) -> Ma
     """Check every file of the artefact at `path` against its manifest and return the manifest.
 
     `kind` is the kind it must be; `hashes=False` checks presence and size only. Raises `ArtefactError` naming the
-    first file that is missing, extra or different.
+    first file that is missing, extra or different; hidden files (".DS_Store") may be there, as nothing reads them.
     """
     path = Path(path)
     manifest = read_manifest(path)
@@ -97,9 +130,9 @@ def verify(path: Path | str, kind: str | None = None, hashes: bool = True) -> Ma
             raise ArtefactError(f"{path} is incomplete: {name} is missing; restore it from a copy or make the folder again")
         if (size := (path / name).stat().st_size) != entry.size:
             raise ArtefactError(f"{path} is damaged: {name} has {size} bytes, expected {entry.size}; restore or remake it")
-        if hashes and hash_file(path / name) != entry.sha256:
+        if hashes and _readable_hash(path / name) != entry.sha256:
             raise ArtefactError(f"{path} is damaged: the content of {name} differs from its manifest; restore or remake it")
-    if extra := sorted(present - set(manifest.files)):
+    if extra := sorted(name for name in present - set(manifest.files) if not _is_hidden(name)):
         raise ArtefactError(f"{path} holds a file its manifest does not name: {extra[0]}; remove it")
     return manifest
 
@@ -108,15 +141,19 @@ def read_manifest(path: Path | str) -> Manifest:
     """The manifest of the artefact at `path`, without checking the files. Raises `ArtefactError` if there is none."""
     path = Path(path)
     if not path.is_dir():
-        raise ArtefactError(f"{path} is not an artefact folder: no such folder; check the path")
+        what = "it is a file" if path.exists() else "no such folder"
+        raise ArtefactError(f"{path} is not an artefact folder: {what}; check the path")
+    if not (path / MANIFEST).exists():
+        raise ArtefactError(f"{path} is not an artefact folder: it has no {MANIFEST}; check the path, or restore it from a copy")
+    raw = read_json(path / MANIFEST)
     try:
-        raw = json.loads((path / MANIFEST).read_text("utf-8"))
+        stated = raw.get("checksum")
+        if set(raw) - _FIELDS or (stated is not None and stated != _checksum(raw)):
+            raise ArtefactError(f"{path} is damaged: {MANIFEST} is not as it was written; restore it from a copy")
         files = {name: FileEntry(int(entry["size"]), str(entry["sha256"])) for name, entry in raw["files"].items()}
         return Manifest(str(raw["kind"]), files, dict(raw["versions"]), dict(raw["provenance"]))
-    except FileNotFoundError:
-        raise ArtefactError(f"{path} is not an artefact folder: it has no {MANIFEST}") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ArtefactError(f"{path / MANIFEST} cannot be read: {error}; restore it from a copy") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ArtefactError(f"{path / MANIFEST} does not say what an artefact folder holds; restore it from a copy") from None
 
 
 def fingerprint(path: Path | str) -> str:
@@ -129,108 +166,86 @@ def sweep(parent: Path | str) -> list[Path]:
     swept = []
     for entry in Path(parent).glob(".*"):
         match = _ASIDE.match(entry.name)
-        if match is None or not entry.is_dir() or _alive(int(match["pid"])):
-            continue
-        target = entry.with_name(match["name"])
-        if match[1] == "old" and not target.exists():
-            os.rename(entry, target)
-        else:
-            shutil.rmtree(entry, ignore_errors=True)
-        swept.append(entry)
+        if match is not None and entry.is_dir() and not _alive(int(match["pid"])):
+            _clear(entry)
+            swept.append(entry)
     return swept
 
 
-def hash_file(path: Path | str) -> str:
-    """SHA-256 (hex) of a file's bytes."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def write_json(path: Path | str, value: Any) -> None:
-    """Write JSON atomically (temporary sibling, sync, rename). Raises `StorageError` when the place cannot be written."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_text(path: Path | str, text: str) -> None:
-    """Write a UTF-8 file atomically (temporary sibling, sync, rename); see `write_json`."""
-    path = Path(path)
-    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
-    with storage_errors(path):
-        try:
-            with open(temporary, "w", encoding="utf-8") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def read_json(path: Path | str) -> Any:
-    """Read a JSON file. Raises `ArtefactError` when it is missing or not JSON."""
+def _require_replaceable(path: Path, kind: str) -> None:
+    """Nothing, an empty folder, or an artefact of the same kind may be replaced: nothing else that a user has."""
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not (path / MANIFEST).is_file():
+        raise StorageError(f"{path} exists and is not an artefact folder, so it is not replaced; choose another place or move it")
     try:
-        return json.loads(Path(path).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArtefactError(f"{path} cannot be read as JSON: {error}") from None
-
-
-@contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Turn "disk full", "read-only" and "not permitted" below this block into a `StorageError` about `path`."""
-    try:
-        with _full_disk_errors(path):
-            yield
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise StorageError(f"{path} cannot be written: {error.strerror}; choose another place") from error
-        raise
-
-
-@contextmanager
-def _full_disk_errors(path: Path) -> Iterator[None]:
-    """A full disk as `StorageError`, also where a library reports it in its own exception (safetensors does)."""
-    try:
-        yield
-    except Exception as error:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or "No space left on device" in str(error):
-            free = _free_bytes(path)
-            raise StorageError(f"no space left to write {path} ({free:,} bytes free); free some, or write elsewhere") from error
-        raise
+        standing = read_manifest(path).kind
+    except ArtefactError:  # a damaged one is there to be made again
+        return
+    if standing != kind:
+        raise StorageError(
+            f"{path} is an artefact of kind {standing!r}, so it is not replaced by one of kind {kind!r}; "
+            "choose another place or move it"
+        )
 
 
 def _write_manifest(folder: Path, kind: str, provenance: Mapping[str, Any]) -> None:
     files = {}
+    mode = stat.S_IMODE(folder.stat().st_mode) & 0o666  # some libraries write files that nobody else may read
     for file in sorted(entry for entry in folder.rglob("*") if entry.is_file()):
-        _sync(file)
+        file.chmod(mode)
+        sync(file)
         files[str(file.relative_to(folder))] = {"size": file.stat().st_size, "sha256": hash_file(file)}
     manifest = {"kind": kind, "files": files, "versions": dict(_versions()), "provenance": dict(provenance)}
-    write_json(folder / MANIFEST, manifest)
+    write_json(folder / MANIFEST, {**manifest, "checksum": _checksum(manifest)})
     for directory in (folder, *(entry for entry in folder.rglob("*") if entry.is_dir())):
-        _sync(directory)
+        sync(directory)
+
+
+def _checksum(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) over a manifest as JSON values, apart from the checksum in it."""
+    content = json.loads(json.dumps({name: value for name, value in manifest.items() if name != "checksum"}))
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _readable_hash(file: Path) -> str:
+    try:
+        return hash_file(file)
+    except OSError as error:
+        reason = f"{file} cannot be read: {error.strerror}"
+        raise ArtefactError(f"{reason}; check its permissions, or restore it from a copy") from None
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in Path(name).parts)
 
 
 def _publish(temporary: Path, path: Path) -> None:
-    aside = path.with_name(f".old-{path.name}-{os.getpid()}")
+    aside = _aside(path)
     if path.exists():
         os.rename(path, aside)
     try:
         os.rename(temporary, path)
-    except OSError:
-        if aside.exists():
+    except BaseException:  # also Ctrl-C between the two
+        if aside.exists() and not path.exists():
             os.rename(aside, path)
         raise
-    _sync(path.parent)
-    if aside.is_dir():
-        shutil.rmtree(aside, ignore_errors=True)
+    sync(path.parent)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _aside(path: Path) -> Path:
+    """Where the older folder waits while the new one takes its place."""
+    return path.with_name(f".old-{path.name}-{os.getpid()}")
+
+
+def _clear(entry: Path) -> None:
+    """Remove a temporary folder, or put a folder that was moved aside back into its place if that is free."""
+    match = _ASIDE.match(entry.name)
+    if match is not None and match[1] == "old" and entry.exists() and not entry.with_name(match["name"]).exists():
+        os.rename(entry, entry.with_name(match["name"]))
+    else:
+        shutil.rmtree(entry, ignore_errors=True)
 
 
 @functools.cache
@@ -252,9 +267,3 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _free_bytes(path: Path) -> int:
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return shutil.disk_usage(path).free

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from cm3.core.artefact import read_json, storage_errors, sweep, verify, write_json, writing
+from cm3.core.artefact import MANIFEST, read_json, storage_errors, sweep, verify, write_json, writing
 from cm3.core.errors import ArtefactError, StorageError
 from cm3.train.config import TrainConfig
 from cm3.train.crashpoints import crash_point
@@ -46,6 +46,8 @@ class Checkpoints:
         path = self.folder / f"step-{state.step:08d}"
         with storage_errors(path):
             self.folder.mkdir(parents=True, exist_ok=True)
+        if path.is_dir() and not (path / MANIFEST).is_file():  # a damaged one, or `writing` would not take its place
+            shutil.rmtree(path, ignore_errors=True)
         _require_space(path, state)
         with writing(path, kind=KIND, provenance={"step": state.step}) as folder:
             crash_point("save-started", state.step)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,7 +91,8 @@ def test_missing_extra_short_and_foreign_files_are_named(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", '{"kind": "x"}', '{"kind": "x", "files": {"a": 1}, "versions": {}, "provenance": {}}']
+    "content",
+    ["", "{", "[]", "[" * 100_000, '{"kind": "x"}', '{"kind": "x", "files": {"a": 1}, "versions": {}, "provenance": {}}'],
 )
 def test_a_broken_manifest_is_an_artefact_error(tmp_path: Path, content: str) -> None:
     path = write_sample(tmp_path / "x")
@@ -102,6 +106,85 @@ def test_no_folder_and_no_manifest(tmp_path: Path) -> None:
         artefact.verify(tmp_path / "nowhere")
     with pytest.raises(ArtefactError, match=r"no manifest\.json"):
         artefact.verify(tmp_path)
+
+
+def _json_or_none(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError:
+        return None
+
+
+@pytest.mark.parametrize("position", range(3, 640, 31))
+def test_every_flipped_byte_of_a_manifest_is_noticed_or_harmless(tmp_path: Path, position: int) -> None:
+    path = write_sample(tmp_path / "x")
+    before = artefact.read_manifest(path)
+    original = (path / artefact.MANIFEST).read_bytes()
+    content = bytearray(original)
+    content[position % len(content)] ^= 1
+    (path / artefact.MANIFEST).write_bytes(bytes(content))
+    same = False
+    with suppress(ArtefactError):
+        same = artefact.verify(path) == before  # white space
+    assert same == (json.loads(original) == _json_or_none(bytes(content)))
+
+
+def test_an_artefact_of_another_kind_is_never_replaced(tmp_path: Path) -> None:
+    path = write_sample(tmp_path / "model")
+    with pytest.raises(StorageError, match="kind 'sample', so it is not replaced"), artefact.writing(path, kind="memory"):
+        pass
+    artefact.verify(path, kind="sample")
+    (path / artefact.MANIFEST).write_text("{")  # what is damaged is there to be made again
+    with artefact.writing(path, kind="memory"):
+        pass
+    artefact.verify(path, kind="memory")
+
+
+def test_hidden_files_may_be_there(tmp_path: Path) -> None:
+    path = write_sample(tmp_path / "x")
+    (path / "part" / ".DS_Store").write_text("of a file manager")
+    artefact.verify(path)
+
+
+def test_what_a_dead_process_of_the_same_number_left_is_cleared(tmp_path: Path) -> None:
+    path = write_sample(tmp_path / "x", "old")
+    (tmp_path / f".tmp-x-{os.getpid()}").mkdir()
+    os.rename(path, tmp_path / f".old-x-{os.getpid()}")
+    with pytest.raises(ZeroDivisionError), artefact.writing(path, kind="sample"):
+        _ = 1 / 0
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
+    assert (path / "a.txt").read_text() == "old"
+
+
+def test_interruption_between_the_two_renames_puts_the_older_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, rename, calls = write_sample(tmp_path / "x", "old"), os.rename, []
+
+    def interrupted(source: Path, target: Path) -> None:
+        calls.append(target)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_sample(path, "new")
+    assert (path / "a.txt").read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "x").symlink_to(tmp_path / "disk" / "x")
+    for text in ("old", "new"):
+        write_sample(tmp_path / "x", text)
+        assert (tmp_path / "x").is_symlink()
+        assert (tmp_path / "disk" / "x" / "a.txt").read_text() == text
+
+
+def test_files_are_as_readable_as_their_folder(tmp_path: Path) -> None:
+    with artefact.writing(tmp_path / "x", kind="sample") as folder:
+        (folder / "weights").touch(mode=0o600)
+    assert (tmp_path / "x" / "weights").stat().st_mode & 0o777 == (tmp_path / "x").stat().st_mode & 0o666
 
 
 def test_unwritable_place_is_a_storage_error(tmp_path: Path) -> None:
