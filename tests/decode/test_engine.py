@@ -148,7 +148,7 @@ def test_infill_changes_nothing_but_the_gaps(engine, vocab) -> None:
     gaps = [(first + 1, first + 3), (first + 5, first + 7)]
     masked = mask_spans(document, gaps, vocab)
     prompt, answer = infilling(masked, vocab)
-    for strategy in (Plain(), Guidance(2.0)):
+    for strategy in (Plain(), Guidance(2.0), Contrastive(k=5)):  # k is more than the legal ids of a forced token
         requests = [Request(prompt, answer, 3, index) for index in range(4)]
         results = [
             restore(fill(masked, generation.token_ids, vocab), vocab) for generation in engine.generate(requests, strategy)
