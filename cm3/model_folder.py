@@ -15,6 +15,7 @@ Parts that do not belong together are refused, before anything is loaded, with a
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -122,10 +123,12 @@ def open_model_folder(
 def local_folder(path: Path | str) -> Path:
     """The folder at `path`, or a local copy of what the Hugging Face hub has under that name. Raises `InputError`."""
     folder = Path(path)
-    if folder.is_dir():
+    if os.path.isdir(folder):  # unlike Path.is_dir, also when a text was given that is no possible name
+        if not (folder / artefact.MANIFEST).exists() and (folder / KIND / artefact.MANIFEST).exists():
+            raise InputError(f"{folder} is no model folder, but {folder / KIND} is one; give that")
         return folder
     if not _HUB_ID.fullmatch(str(path)) or folder.parent.exists():
-        raise InputError(f"there is no model folder at {path}; check the path")
+        raise InputError(f"there is no model folder at {str(path)[:200]}; check the path")
     try:
         manifest = json.loads(Path(hf_hub_download(str(path), artefact.MANIFEST)).read_text("utf-8"))
         return Path(snapshot_download(str(path), allow_patterns=[artefact.MANIFEST, *manifest["files"]]))
@@ -167,8 +170,8 @@ def _require_stated_parts(path: Path, manifest: Manifest) -> dict[str, Path]:
             raise ArtefactError(f"{path} is incomplete: {name}/ is missing; restore it from a copy or make the folder again")
         if (given := _fingerprint(name, folder)) != stated[name]:
             raise ArtefactError(
-                f"{path}: {name}/ ({given[:12]}) is not the part that the model was put together with "
-                f"({stated[name][:12]}); they do not belong together"
+                f"{path}: {name}/ ({given[:12]}) is damaged, or not the part that the model was put together with "
+                f"({stated[name][:12]}): they do not belong together; restore it from a copy"
             )
     _require_own_encoder(present)
     return present

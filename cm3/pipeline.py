@@ -190,7 +190,7 @@ class CM3Pipeline:
         """
         segment = self._segment(image)
         if (mask is None) == (box is None):
-            raise UsageError("infilling needs a region: give either a mask or a box")
+            raise UsageError("infilling needs one region: give either a mask or a box, not both")
         size = segment.load().size
         region = box_mask(size, box) if box is not None else image_mask(mask, size)  # type: ignore[arg-type]
         cells = mask_cells(region, self._image_tokenizer())
@@ -281,6 +281,8 @@ class CM3Pipeline:
 
     def _prompt(self, turns: Sequence[Turn], reserve: int, retrieve: int = 0) -> Prompt:
         """What the model sees before it answers; retrieved documents leave room for `reserve` tokens."""
+        if retrieve < 0:
+            raise UsageError(f"retrieve must be at least 0, got {retrieve}")
         document = encode_prompt(turns, self.tokenizer)
         room = self.model.config.max_position_embeddings - reserve
         if retrieve == 0 or len(document) > room:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from cm3.core.errors import UsageError
-from cm3.core.registry import nearest
-from cm3.core.runfile import RunConfig
+from cm3.core.runfile import RunConfig, validate
 from cm3.train.config import TrainConfig
 
 TRAIN_DEFAULTS = {"steps": 400, "learning_rate": 2e-3, "weight_decay": 0.0, "warmup_steps": 20, "checkpoint_every": 0}
@@ -41,7 +39,7 @@ class VQConfig(RunConfig):
     chosen implementation. `codebook_dim` is the width of a code vector.
     """
 
-    image_size: int = Field(48, ge=1)
+    image_size: int = Field(48, ge=1, le=4096)
     downsample_factor: int = Field(8, ge=1)
     codebook_size: int = Field(512, ge=2)
     codebook_dim: int = Field(64, ge=1)
@@ -133,12 +131,5 @@ class VQTrainConfig(RunConfig):
 
 
 def checked(model: type[Options], values: dict[str, Any], where: str) -> Options:
-    """`values` as a `model`; raises `UsageError` naming the first wrong key of section `where`."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            raise UsageError(f"{where}: unknown key {key!r}; {nearest(key, list(model.model_fields))}") from None
-        raise UsageError(f"{where}: {key + ': ' if key else ''}{problem['msg']}, got {problem['input']!r}") from None
+    """`values` as a `model`; raises `UsageError` naming the wrong keys of section `where`."""
+    return validate(model, values, where)

@@ -19,6 +19,7 @@ from cm3.core.artefact import write_json
 from cm3.core.errors import UsageError
 from cm3.core.runfile import write_resolved
 from cm3.core.seeding import derive_seed, numpy_generator
+from cm3.core.storage import sibling
 from cm3.documents.report import ReadReport
 from cm3.train.loop import TrainResult
 from cm3.train.loop import train as run_loop
@@ -174,7 +175,7 @@ def train(config: VQTrainConfig, out: Path | str | None = None, provenance: Mapp
     if target is None:
         raise UsageError("no place for the tokenizer; set `out`")
     target = Path(target)
-    run_dir = target.with_name(target.name + "-run")
+    run_dir = sibling(target, suffix="-run")
     tokenizer_config = config.resolve()
     report = ReadReport()
     pictures = read_pictures(config, tokenizer_config, run_dir, report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import typer
 
 from cm3.commands.output import AsJson, emit
 from cm3.core.errors import InputError, UsageError
+from cm3.core.storage import require_writable, storage_errors, write_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 Model = Annotated[Path, typer.Argument(help="A model folder (`cm3 quickstart` writes one).")]
 Picture = Annotated[Path, typer.Argument(help="A picture: PNG, JPEG, WebP, GIF or BMP.")]
-Seed = Annotated[int, typer.Option(help="Seed; the same seed draws the same.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed; the same seed draws the same.")]
 Out = Annotated[Path, typer.Option(help="Folder for the pictures.")]
 Strategy = Annotated[str | None, typer.Option(help="Decoding strategy (`cm3 list strategies`).")]
 Guidance = Annotated[float | None, typer.Option(help="Classifier-free guidance scale; 1 is none.")]
@@ -33,9 +35,11 @@ Option = Annotated[list[str] | None, typer.Option("--option", help="A field of t
 def generate(
     model: Model,
     prompt: Annotated[str, typer.Argument(help="What to draw, in words.")],
-    n: Annotated[int, typer.Option("-n", help="How many pictures.")] = 4,
-    best_of: Annotated[int, typer.Option(help="Draw so many candidates for each and keep what the encoder likes best.")] = 1,
-    retrieve: Annotated[int, typer.Option(help="Put so many documents of the memory before the prompt.")] = 0,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many pictures.")] = 4,
+    best_of: Annotated[
+        int, typer.Option(min=1, help="Draw so many candidates for each and keep what the encoder likes best.")
+    ] = 1,
+    retrieve: Annotated[int, typer.Option(min=0, help="Put so many documents of the memory before the prompt.")] = 0,
     strategy: Strategy = None,
     guidance: Guidance = None,
     temperature: Temperature = None,
@@ -48,6 +52,7 @@ def generate(
 ) -> None:
     """Draw pictures of what PROMPT says."""
     options = _options(strategy, guidance, temperature, top_p, top_k, option)
+    require_writable(out)  # before the work, not after it
     pipe = _open(model)
     started = time.perf_counter()
     drawn = pipe.draw(prompt, n, best_of, seed, retrieve, **options)
@@ -66,9 +71,10 @@ def caption(
     as_json: AsJson = False,
 ) -> None:
     """Describe pictures in words."""
+    pictures = [_picture(image) for image in images]
     pipe = _open(model)
     options: dict[str, Any] = {} if temperature is None else {"temperature": temperature}
-    texts = [pipe.caption(_existing(image), seed=seed, **options) for image in images]
+    texts = [pipe.caption(picture, seed=seed, **options) for picture in pictures]
     if as_json and len(images) > 1:
         emit([{"image": str(image), "text": text} for image, text in zip(images, texts)], "", as_json)
         return
@@ -84,7 +90,8 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Answer a question about a picture."""
-    text = _open(model).ask(_existing(image), question, seed=seed)
+    picture = _picture(image)
+    text = _open(model).ask(picture, question, seed=seed)
     emit({"text": text}, text, as_json)
 
 
@@ -101,7 +108,9 @@ def edit(
     """Change a picture as INSTRUCTION says."""
     given = {"guidance": guidance, "image_guidance": image_guidance}
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    drawn = _open(model).draw_edit(_existing(image), instruction, seed, **options)
+    require_writable(out)
+    picture = _picture(image)
+    drawn = _open(model).draw_edit(picture, instruction, seed, **options)
     entry = _written(drawn, out / f"{image.stem}-edit-{seed}.png")
     emit({"path": entry["path"], "codes": entry["codes"]}, entry["path"], as_json)
 
@@ -120,7 +129,9 @@ def infill(
     """Fill a region of a picture in anew; everything outside of it keeps its codes."""
     region = None if box is None else _box(box)
     options: dict[str, Any] = {} if temperature is None else {"temperature": temperature}
-    drawn = _open(model).draw_infill(_existing(image), _mask(mask), prompt, region, seed, **options)
+    require_writable(out)
+    picture, marked = _picture(image), None if mask is None else _picture(mask)
+    drawn = _open(model).draw_infill(picture, marked, prompt, region, seed, **options)
     entry = _written(drawn, out / f"{image.stem}-infill-{seed}.png")
     emit({"path": entry["path"], "codes": entry["codes"]}, entry["path"], as_json)
 
@@ -131,16 +142,15 @@ def _open(model: Path) -> CM3Pipeline:
     return CM3Pipeline.from_pretrained(model)
 
 
-def _existing(image: Path) -> Path:
-    if not image.is_file():
-        raise InputError(f"there is no picture at {image}; check the path")
-    return image
-
-
-def _mask(path: Path | None) -> Image | None:
+def _picture(path: Path) -> Image:
+    """The picture at `path`; errors say which one it was."""
     from cm3.documents.images import decode_image
 
-    return None if path is None else decode_image(_existing(path))
+    try:
+        return decode_image(path)
+    except InputError as error:
+        said = str(error)
+        raise InputError(said if str(path) in said else f"{path}: {said}") from None
 
 
 def _box(text: str) -> tuple[int, ...]:
@@ -180,9 +190,9 @@ def _field(text: str) -> tuple[str, Any]:
 
 
 def _written(drawn: DrawnPicture, path: Path) -> dict[str, Any]:
-    from cm3.core.artefact import storage_errors
-
-    with storage_errors(path):
+    encoded = io.BytesIO()
+    drawn.image.save(encoded, "PNG")
+    with storage_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        drawn.image.save(path)
+    write_bytes(path, encoded.getvalue())
     return {"path": str(path), "seed": list(drawn.seed), "score": drawn.score, "codes": drawn.codes.tolist()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,11 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]
 
 def emit(value: Any, text: str, as_json: bool) -> None:
     """Print `value` as JSON, or `text`."""
-    print(json.dumps(value, ensure_ascii=False, default=_plain) if as_json else text, flush=True)
+    plain_ascii = not (sys.stdout.encoding or "").lower().startswith("utf")
+    try:
+        print(json.dumps(value, ensure_ascii=plain_ascii, default=_plain) if as_json else text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone: nothing left to say
 
 
 def say(line: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -57,13 +58,14 @@ def search(
     memory: Annotated[Path, typer.Argument(help="A memory bank, or a model folder that has one.")],
     text: Annotated[str | None, typer.Option(help="What to look for, in words.")] = None,
     image: Annotated[Path | None, typer.Option(help="What to look for, as a picture.")] = None,
-    k: Annotated[int, typer.Option("--k", "-k", help="How many documents.")] = 4,
+    k: Annotated[int, typer.Option("--k", "-k", min=1, help="How many documents.")] = 4,
     pictures: Annotated[Path | None, typer.Option(help="Write the pictures found into this folder.")] = None,
     grid: Annotated[Path | None, typer.Option(help="Also write one PNG with all pictures found.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the documents nearest to a text, a picture, or both."""
     import retrieval
+    from cm3.core.storage import write_bytes
     from cm3.documents.images import decode_image
     from retrieval.results import picture_grid, search_records, search_table
 
@@ -72,7 +74,8 @@ def search(
     picture = None if image is None else decode_image(image)
     neighbors = bank.search(text=text, image=picture, k=k)
     if grid is not None:
-        picture_grid(neighbors).save(grid)
+        picture_grid(neighbors).save(encoded := io.BytesIO(), "PNG")
+        write_bytes(grid, encoded.getvalue())
     emit(search_records(neighbors, pictures), search_table(neighbors), as_json)
 
 
@@ -80,7 +83,7 @@ def search(
 def evaluate(
     encoder: Annotated[Path, typer.Argument(help="An encoder folder or a memory bank.")],
     data: Annotated[str, typer.Argument(help="Held-out pairs of picture and text.")],
-    limit: Annotated[int, typer.Option("-n", "--limit", help="At most so many pairs.")] = 256,
+    limit: Annotated[int, typer.Option("-n", "--limit", min=1, help="At most so many pairs.")] = 256,
     as_json: AsJson = False,
 ) -> None:
     """Measure an encoder (recall of pictures by text and of texts by picture, beside chance) or a memory bank."""

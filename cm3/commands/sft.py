@@ -34,8 +34,8 @@ def train(
 def preview(
     data: Annotated[str, typer.Argument(help="Training data in the task's format.")],
     task: Annotated[str, typer.Option(help="A task (`cm3 list tasks`).")],
-    count: Annotated[int, typer.Option("-n", help="How many examples.")] = 3,
-    seed: Annotated[int, typer.Option(help="Seed of the wording.")] = 0,
+    count: Annotated[int, typer.Option("-n", min=1, help="How many examples.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the wording.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Show what a task makes of data: its turns, and which of them are trained."""

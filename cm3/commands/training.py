@@ -9,13 +9,14 @@ import typer
 
 from cm3.commands.output import AsJson, Overrides, emit, say, table
 from cm3.core.errors import UsageError
+from cm3.core.storage import sibling
 
 
 def quickstart(
     out: Annotated[Path, typer.Option(help="Where everything goes: data, stages, model, report.")] = Path("quickstart"),
     minutes: Annotated[float, typer.Option(help="Budget for all stages on two quiet cores; training scales with it.")] = 12.0,
     data: Annotated[Path | None, typer.Option(help="Your pictures with texts; without it, the embedded world.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Train every stage, evaluate, and write OUT/index.html (the report) and OUT/model/ (the model).
@@ -46,8 +47,10 @@ def tokenize(
     from cm3.tokenize import tokenize as run
     from cm3.tokenize import train_document_tokenizer
 
+    if not 0 <= budget <= 1:
+        raise UsageError(f"--budget is {budget:g}, expected a share between 0 and 1")
     if tokenizer is None:
-        tokenizer = out.with_name(f"{out.name}-tokenizer")
+        tokenizer = sibling(out, suffix="-tokenizer")
         train_document_tokenizer(read_documents(data), image_tokenizer, tokenizer, text_vocab_size)
     account = run(data, tokenizer, image_tokenizer, out, budget=budget)
     text = f"{out}: {account['tokens']:,} tokens of {account['ok']:,} documents ({account['seen'] - account['ok']} rejected)"
@@ -74,8 +77,8 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="A model folder.")],
     data: Annotated[Path, typer.Argument(help="Held-out data of the embedded world, in the task's format.")],
     task: Annotated[str, typer.Option(help="text_to_image, captioning, vqa, editing or infilling (`cm3 list tasks`).")],
-    limit: Annotated[int, typer.Option("-n", "--limit", help="At most so many documents.")] = 256,
-    seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0,
+    limit: Annotated[int, typer.Option("-n", "--limit", min=1, help="At most so many documents.")] = 256,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the drawing.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Measure a model on held-out documents: accuracy with its 95 % interval, beside chance and the tokenizer's ceiling."""

@@ -37,7 +37,7 @@ def train(
 def evaluate(
     tokenizer: Annotated[Path, typer.Argument(help="An image tokenizer folder.")],
     data: Annotated[str, typer.Argument(help="Pictures: a folder, WebDataset, JSONL.")],
-    limit: Annotated[int, typer.Option("-n", "--limit", help="At most so many pictures.")] = 512,
+    limit: Annotated[int, typer.Option("-n", "--limit", min=1, help="At most so many pictures.")] = 512,
     as_json: AsJson = False,
 ) -> None:
     """Measure reconstructions: PSNR, SSIM, codebook usage and perplexity, pictures per second."""

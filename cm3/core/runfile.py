@@ -17,6 +17,8 @@ from cm3.core.artefact import write_json
 from cm3.core.errors import InputError, UsageError
 from cm3.core.registry import nearest
 
+_SHOWN, _LONGEST_VALUE = 4, 80  # problems named at once, characters of a wrong value
+
 
 class RunConfig(BaseModel):
     """Parent of every configuration: immutable, no unknown keys, defaults checked like given values."""
@@ -48,7 +50,7 @@ def validate(model: type[Config], values: Mapping[str, Any], where: str = "") ->
         return model.model_validate(values)
     except ValidationError as error:
         prefix = f"{where}: " if where else ""
-        raise UsageError(prefix + "; ".join(_explain(model, problem) for problem in error.errors())) from None
+        raise UsageError(prefix + "; ".join(_explain(model, problem) for problem in error.errors()[:_SHOWN])) from None
 
 
 def write_resolved(config: RunConfig, folder: Path) -> Path:
@@ -62,11 +64,13 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise InputError(f"run file {path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"run file {path} cannot be read: {error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"run file {path} is not valid TOML: {error}") from None
+        raise InputError(f"run file {path} does not exist; check the path") from None
+    except OSError as error:
+        raise InputError(f"run file {path} cannot be read: {error.strerror}; give a TOML file") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"run file {path} cannot be read: byte {error.start} is not UTF-8; give a TOML file") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise InputError(f"run file {path} is not valid TOML: {error}; correct it") from None
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
@@ -97,7 +101,12 @@ def _explain(model: type[BaseModel], problem: Any) -> str:
         return f"unknown key {key!r}; {nearest(location[-1], known)}"
     if problem["type"] == "missing":
         return f"key {key!r} is required; add it to the run file or pass {key}=VALUE"
-    return f"key {key!r}: {problem['msg']}, got {problem['input']!r}"
+    where = f"key {key!r}: " if key else ""
+    if problem["type"] == "value_error":  # a sentence of ours, which says what was given
+        return where + problem["msg"].removeprefix("Value error, ")
+    message = "expected a section" if problem["type"] == "model_type" else problem["msg"].replace("Input should be", "expected")
+    shown = repr(problem["input"])
+    return f"{where}{message}, got {shown if len(shown) <= _LONGEST_VALUE else shown[:_LONGEST_VALUE] + '…'}"
 
 
 def _keys_at(model: type[BaseModel], parents: Sequence[str]) -> list[str]:

@@ -83,6 +83,16 @@ def require_writable(folder: Path | str) -> None:
             raise PermissionError(errno.EACCES, "the place is read-only, or another user's")
 
 
+def sibling(path: Path | str, prefix: str = "", suffix: str = "") -> Path:
+    """The path beside `path` whose name has a prefix and a suffix more. Raises `StorageError` for a path without a name."""
+    path = Path(path)
+    if not path.name:  # "." or "/"
+        path = path.absolute()
+    if not path.name:
+        raise StorageError(f"{path} cannot be written: it is the root of all files; choose another place")
+    return path.with_name(f"{prefix}{path.name}{suffix}")
+
+
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
     """Turn what the operating system answers to the writing in this block into a `StorageError` about `path`."""

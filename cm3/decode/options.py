@@ -7,9 +7,10 @@ temperature=0                     → the most likely token, always
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import fields, is_dataclass
+from typing import Any, get_type_hints
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError
 
 from cm3.core.errors import UsageError
 from cm3.core.protocols import DecodingStrategy
@@ -38,12 +39,30 @@ class DecodingOptions(RunConfig):
         scales = {"scale": self.guidance, "image_scale": self.image_guidance}
         given = {name: value for name, value in scales.items() if value is not None}
         name = self.strategy or ("guidance" if given else "plain")
-        try:
-            strategy: DecodingStrategy = STRATEGIES.get(name)(**given, **self.strategy_options)
-        except TypeError as error:
-            raise UsageError(f"strategy {name!r} does not take these options: {error}") from None
-        return strategy
+        kind = STRATEGIES.get(name)
+        if not (isinstance(kind, type) and is_dataclass(kind)):
+            raise UsageError(f"strategy {name!r} is no strategy: expected a dataclass with streams() and combine()")
+        options = {**given, **self.strategy_options}
+        known = [field.name for field in fields(kind)]
+        if unknown := [option for option in options if option not in known]:
+            shown = "none" if not known else ", ".join(known)
+            raise UsageError(f"strategy {name!r} does not take the option {unknown[0]!r}; it takes {shown}")
+        return _checked(kind, name, options)
 
     def make_sampling(self) -> Sampling:
         """Temperature and filters. Raises `UsageError` for a value out of range."""
         return Sampling(self.temperature, self.top_k, self.top_p)
+
+
+def _checked(kind: type, name: str, options: dict[str, Any]) -> DecodingStrategy:
+    """The strategy with `options`, each of the type that its field has."""
+    types = get_type_hints(kind)
+    values = {}
+    for option, value in options.items():
+        try:
+            values[option] = TypeAdapter(types[option]).validate_python(value)
+        except ValidationError as error:
+            expected = error.errors()[0]["msg"].replace("Input should be", "expected")
+            raise UsageError(f"option {option!r} of strategy {name!r}: {expected}, got {value!r}") from None
+    strategy: DecodingStrategy = kind(**values)
+    return strategy

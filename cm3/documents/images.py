@@ -92,7 +92,7 @@ def _stream(source: bytes | Path | str) -> Iterator[BinaryIO]:
             raise ImageError(RejectReason.UNREADABLE_IMAGE, f"{source} is not a file; expected a picture")
         stream = open(source, "rb")  # noqa: SIM115 - closed below; only the opening may raise here
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a name that no file can have, with a NUL
-        raise ImageError(RejectReason.MISSING_IMAGE, f"there is no picture at {source}") from None
+        raise ImageError(RejectReason.MISSING_IMAGE, f"there is no picture at {source}; check the path") from None
     except OSError as error:
         raise ImageError(RejectReason.UNREADABLE_IMAGE, f"the picture {source} cannot be read: {error.strerror}") from None
     with stream:
@@ -103,7 +103,7 @@ def _open(stream: BinaryIO, limits: DecodeLimits) -> Image.Image:
     num_bytes = stream.seek(0, io.SEEK_END)
     stream.seek(0)
     if num_bytes == 0:
-        raise ImageError(RejectReason.EMPTY_IMAGE, "the picture is empty (0 bytes)")
+        raise ImageError(RejectReason.EMPTY_IMAGE, "the picture is empty (0 bytes); save it again")
     if num_bytes > limits.max_bytes:
         message = f"the picture has {num_bytes:,} bytes, at most {limits.max_bytes:,} are accepted; make it smaller"
         raise ImageError(RejectReason.TOO_MANY_BYTES, message)
@@ -141,7 +141,7 @@ def _check_size(size: tuple[int, int], limits: DecodeLimits) -> None:
     if min(size) < 1:
         raise ImageError(RejectReason.EMPTY_IMAGE, f"the picture has no pixels ({width}×{height})")
     if max(size) > limits.max_aspect * min(size):
-        message = f"the picture is {width}×{height}: one side is more than {limits.max_aspect:g} times the other"
+        message = f"the picture is {width}×{height}: one side is more than {limits.max_aspect:g} times the other; crop it"
         raise ImageError(RejectReason.TOO_ELONGATED, message)
 
 
@@ -159,8 +159,8 @@ def _too_many_pixels(size: str, limits: DecodeLimits) -> ImageError:
 
 def _damaged(kind: str, error: Exception) -> ImageError:
     if "truncat" in str(error).lower() or isinstance(error, EOFError):
-        return ImageError(RejectReason.TRUNCATED_IMAGE, f"the {kind} picture is cut off: its end is missing")
+        return ImageError(RejectReason.TRUNCATED_IMAGE, f"the {kind} picture is cut off: its end is missing; copy it again")
     if isinstance(error, UnidentifiedImageError):  # its text holds the address of the stream
-        return ImageError(RejectReason.CORRUPT_IMAGE, f"the {kind} picture is damaged: its header makes no sense")
+        return ImageError(RejectReason.CORRUPT_IMAGE, f"the {kind} picture is damaged: its header makes no sense; save it again")
     detail = str(error)[:100] or type(error).__name__
-    return ImageError(RejectReason.CORRUPT_IMAGE, f"the {kind} picture is damaged: {detail}")
+    return ImageError(RejectReason.CORRUPT_IMAGE, f"the {kind} picture is damaged: {detail}; save it again")

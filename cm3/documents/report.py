@@ -61,7 +61,7 @@ class ReadReport:
         example = f"; first: {first.file} {first.where}: {first.message}" if first else ""
         raise BudgetError(
             f"{self.num_rejected} of {self.seen} records were rejected ({reasons}), "
-            f"the budget is {budget:.2%}{example}; repair the data or allow more"
+            f"the budget is {budget:.2%}{example}; repair or remove those records"
         )
 
     def check_balance(self) -> None:

@@ -21,6 +21,7 @@ from cm3.core import artefact
 from cm3.core.errors import ArtefactError
 from cm3.core.runfile import RunConfig, write_resolved
 from cm3.core.seeding import torch_generator
+from cm3.core.storage import sibling
 from cm3.model import CM3ForCausalLM
 from cm3.model.embedding_init import project_codebook, set_image_embeddings
 from cm3.model.presets import create_model, preset
@@ -113,7 +114,7 @@ def training_documents(config: PretrainConfig, vocab: Vocab) -> Mixture:
 
 def run_folder(out: Path) -> Path:
     """Where the checkpoints and metrics of the run that makes `out` live."""
-    return out.with_name(f"{out.name}-run")
+    return sibling(out, suffix="-run")
 
 
 def build_model(section: ModelSection, vocab: Vocab, seed: int, codebook: Tensor | None = None) -> CM3ForCausalLM:

@@ -14,6 +14,7 @@ from typing import Any
 from cm3.core.errors import InputError
 from cm3.documents.document import ImageSegment, Segment, TextSegment
 from cm3.documents.images import decode_image
+from cm3.tokens.text import require_encodable
 from cm3.tokens.turns import Turn
 
 Message = Mapping[str, Any]
@@ -30,7 +31,10 @@ def required_text(text: Any, what: str) -> str:
     """`text`, if it is one with something in it; `what` is what the `InputError` calls it otherwise."""
     if not isinstance(text, str) or not text.strip():
         raise InputError(f"the {what} is empty; say something in words")
-    return text
+    try:
+        return require_encodable(text)
+    except InputError as error:
+        raise InputError(f"the {what} cannot be used: {error}") from None
 
 
 def _turn(message: Message) -> Turn:

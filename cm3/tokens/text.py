@@ -111,8 +111,8 @@ def require_encodable(text: str) -> str:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise InputError(
-            f"the text is not valid Unicode: lone surrogate U+{ord(text[error.start]):04X} at position {error.start}; "
-            "read the file as UTF-8 or remove that character"
+            f"the text is not valid Unicode (lone surrogate U+{ord(text[error.start]):04X} at position {error.start}, "
+            "as of bytes that are not UTF-8); write it as UTF-8 or remove that character"
         ) from None
     return text
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import model_validator
 
 from cm3.core.artefact import read_json
 from cm3.core.errors import InputError, UsageError
@@ -16,11 +18,24 @@ class Inner(RunConfig):
     learning_rate: float = 1e-3
 
 
+class Span(RunConfig):
+    first: int
+    second: int
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_order(cls, value: Any) -> Any:
+        if isinstance(value, list) and value != sorted(value):
+            raise ValueError(f"the first must be smaller, got {value[0]}, {value[1]}")
+        return value
+
+
 class Run(RunConfig):
     out: Path = Path("runs/x")
     name: str = "a"
     train: Inner = Inner()
     extra: Inner | None = None
+    span: Span | None = None
 
 
 def toml(tmp_path: Path, text: str) -> Path:
@@ -50,6 +65,11 @@ def test_resolved_configuration_is_written_and_reads_back(tmp_path: Path) -> Non
         ("", ["nmae=x"], "unknown key 'nmae'; did you mean 'name'"),
         ("[extra]\nstps = 5\n", [], r"unknown key 'extra\.stps'; did you mean 'steps'"),
         ('[train]\nsteps = "many"\n', [], r"key 'train\.steps': .*integer.*got 'many'"),
+        ("train = 3\n", [], "^[^;]*key 'train': expected a section, got 3$"),
+        ("[train]\nsteps = 0.5\n", [], r"key 'train\.steps': expected a valid integer"),
+        ("", ["train.odd=3", "train.even=2"], r"unknown key 'train\.odd'.*; unknown key 'train\.even'"),
+        ("", ["span=[5,2]"], r"key 'span': the first must be smaller, got 5, 2$"),
+        ("", ["extra=[" + "1," * 200 + "]"], r"key 'extra': expected a section, got \[1, 1.*…$"),
         ("", ["train"], "has no '='"),
         ("", ["name=x", "name.y=1"], "is a value, not a section"),
     ],
@@ -62,8 +82,11 @@ def test_wrong_keys_and_values(tmp_path: Path, text: str, overrides: list[str], 
 def test_missing_and_broken_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         load_run(Run, tmp_path / "none.toml")
-    with pytest.raises(InputError, match="not valid TOML"):
-        load_run(Run, toml(tmp_path, "a = = b"))
+    with pytest.raises(InputError, match=r"cannot be read: Is a directory; give a TOML file"):
+        load_run(Run, tmp_path)
+    for text in ("a = = b", "a = " + "[" * 10_000):
+        with pytest.raises(InputError, match="not valid TOML"):
+            load_run(Run, toml(tmp_path, text))
     binary = tmp_path / "binary.toml"
     binary.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="cannot be read"):
