@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
 import vqgan
 from cm3.core import artefact
@@ -38,6 +38,7 @@ from retrieval.encoders.fingerprint import encoder_fingerprint
 KIND = "model"
 LANGUAGE_MODEL_KIND = "language_model"  # what pretraining and tuning write: a model folder without its other parts
 IMAGE_TOKENIZER, ENCODER, MEMORY = "image_tokenizer", "encoder", "memory"
+_HUB_TIMEOUT_S = 10
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PART_NAMES = (IMAGE_TOKENIZER, ENCODER, MEMORY)
 
@@ -129,11 +130,23 @@ def local_folder(path: Path | str) -> Path:
         return folder
     if not _HUB_ID.fullmatch(str(path)) or folder.parent.exists():
         raise InputError(f"there is no model folder at {str(path)[:200]}; check the path")
+    local = not _hub_knows(str(path))
     try:
-        manifest = json.loads(Path(hf_hub_download(str(path), artefact.MANIFEST)).read_text("utf-8"))
-        return Path(snapshot_download(str(path), allow_patterns=[artefact.MANIFEST, *manifest["files"]]))
+        manifest = json.loads(Path(hf_hub_download(str(path), artefact.MANIFEST, local_files_only=local)).read_text("utf-8"))
+        patterns = [artefact.MANIFEST, *manifest["files"]]
+        return Path(snapshot_download(str(path), allow_patterns=patterns, local_files_only=local))
     except (OSError, ValueError, KeyError, TypeError) as error:  # the hub's own errors are OSError or ValueError
-        raise InputError(f"{path} is neither a folder nor a model folder on the hub: {str(error).splitlines()[0]}") from None
+        reason = "the hub does not know it, or cannot be reached" if local else str(error).splitlines()[0]
+        raise InputError(f"{path} is neither a folder nor a model folder on the hub ({reason}); check the path") from None
+
+
+def _hub_knows(name: str) -> bool:
+    """Whether the hub can be asked about `name` and has it; without the hub's own patience with a network that is not there."""
+    try:
+        HfApi().model_info(name, timeout=_HUB_TIMEOUT_S)
+    except Exception:  # of the hub and of whatever network library it uses; a local copy may still do
+        return False
+    return True
 
 
 def require_fitting(config: CM3Config, vocab: Vocab, where: str) -> None:

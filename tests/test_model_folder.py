@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -167,14 +168,17 @@ def test_a_model_of_the_hub(made, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     asked = []
 
-    def snapshot(name, allow_patterns):
-        asked.append((name, "image_tokenizer/config.json" in allow_patterns))
+    def snapshot(name, allow_patterns, local_files_only):
+        asked.append((name, "image_tokenizer/config.json" in allow_patterns, local_files_only))
         return str(made)
 
-    monkeypatch.setattr("cm3.model_folder.hf_hub_download", lambda name, file: str(made / file))
+    monkeypatch.setattr("cm3.model_folder.HfApi", lambda: SimpleNamespace(model_info=lambda name, timeout: name))
+    monkeypatch.setattr("cm3.model_folder.hf_hub_download", lambda name, file, local_files_only: str(made / file))
     monkeypatch.setattr("cm3.model_folder.snapshot_download", snapshot)
     assert open_model_folder("someone/a-model").path == made
-    assert asked == [("someone/a-model", True)]
+    monkeypatch.setattr("cm3.model_folder.HfApi", Unreachable)
+    assert open_model_folder("someone/a-model").path == made  # the local copy
+    assert asked == [("someone/a-model", True, False), ("someone/a-model", True, True)]
     (tmp_path / "someone").mkdir()
     with pytest.raises(InputError, match="no model folder at someone/a-model"):
         open_model_folder("someone/a-model")
@@ -183,9 +187,28 @@ def test_a_model_of_the_hub(made, monkeypatch, tmp_path):
 def test_a_name_that_the_hub_does_not_know(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
-    def unknown(name, file):
+    def unknown(name, file, local_files_only):
         raise OSError("404\nmore")
 
+    monkeypatch.setattr("cm3.model_folder.HfApi", lambda: SimpleNamespace(model_info=lambda name, timeout: name))
     monkeypatch.setattr("cm3.model_folder.hf_hub_download", unknown)
-    with pytest.raises(InputError, match="neither a folder nor a model folder on the hub: 404$"):
+    with pytest.raises(InputError, match=r"neither a folder nor a model folder on the hub \(404\); check the path"):
         open_model_folder("someone/nothing")
+    monkeypatch.setattr("cm3.model_folder.HfApi", Unreachable)
+    with pytest.raises(InputError, match="cannot be reached"):
+        open_model_folder("someone/nothing")
+
+
+class Unreachable:
+    """The hub without a network."""
+
+    def model_info(self, name, timeout):
+        raise ConnectionError("Name or service not known")
+
+
+def test_the_folder_around_a_model_folder(made, tmp_path):
+    shutil.copytree(made, tmp_path / "model")
+    with pytest.raises(InputError, match=r"but .*/model is one; give that"):
+        open_model_folder(tmp_path)
+    with pytest.raises(InputError, match="no model folder at a a a"):
+        open_model_folder("a " * 500)
