@@ -14,29 +14,44 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vqgan.config import LossConfig, PreprocessConfig, VQConfig, VQTrainConfig
+    from vqgan.conversion.convert import convert, export
+    from vqgan.conversion.lpips import convert_lpips
+    from vqgan.encoding import EncodeConfig, decode_documents, encode_documents
     from vqgan.evaluation import evaluate, worst_and_best
     from vqgan.tokenizer import VQTokenizer, from_pretrained
     from vqgan.training import train
 
 _EXPORTS = {
+    "EncodeConfig": "vqgan.encoding",
     "LossConfig": "vqgan.config",
     "PreprocessConfig": "vqgan.config",
     "VQConfig": "vqgan.config",
     "VQTokenizer": "vqgan.tokenizer",
     "VQTrainConfig": "vqgan.config",
+    "convert": "vqgan.conversion.convert",
+    "convert_lpips": "vqgan.conversion.lpips",
+    "decode_documents": "vqgan.encoding",
+    "encode_documents": "vqgan.encoding",
     "evaluate": "vqgan.evaluation",
+    "export": "vqgan.conversion.convert",
     "from_pretrained": "vqgan.tokenizer",
     "train": "vqgan.training",
     "worst_and_best": "vqgan.evaluation",
 }
 
 __all__ = [
+    "EncodeConfig",
     "LossConfig",
     "PreprocessConfig",
     "VQConfig",
     "VQTokenizer",
     "VQTrainConfig",
+    "convert",
+    "convert_lpips",
+    "decode_documents",
+    "encode_documents",
     "evaluate",
+    "export",
     "from_pretrained",
     "train",
     "worst_and_best",

@@ -44,12 +44,14 @@ class Pictures:
 def read_pictures(config: VQTrainConfig, tokenizer: VQConfig, scratch: Path, report: ReadReport | None = None) -> Pictures:
     """All pictures of `config.data` (the first `max_images`), fitted as `tokenizer` says; `scratch` may take a large file.
 
-    Raises `InputError` when there is no data or no picture in it.
+    Raises `InputError` when there is no data or no picture in it, `BudgetError` when too much of it was rejected.
     """
     if config.data is None:
         raise InputError("no training pictures given; set `data` to a folder, a tar or a JSONL file")
     documents = read_documents(config.data, report=report)
     pictures = collect_pictures(documents, tokenizer, scratch, config.max_images, config.memory_limit_gib)
+    if report is not None:
+        report.check()
     if not len(pictures):
         raise InputError(f"{config.data} holds no pictures; a tokenizer is trained on pictures")
     return pictures

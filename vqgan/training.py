@@ -5,6 +5,7 @@ pictures → start from data → loop (reconstruction [+ perceptual + adversaria
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from cm3.core.artefact import write_json
 from cm3.core.errors import UsageError
 from cm3.core.runfile import write_resolved
 from cm3.core.seeding import derive_seed, numpy_generator
-from cm3.core.storage import sibling
+from cm3.core.storage import sibling, storage_errors
 from cm3.documents.report import ReadReport
 from cm3.train.loop import TrainResult
 from cm3.train.loop import train as run_loop
@@ -36,6 +37,7 @@ from vqgan.losses.adversarial import (
     hinge_discriminator_loss,
 )
 from vqgan.losses.logit_laplace import logit_laplace_loss
+from vqgan.losses.lpips import load_lpips
 from vqgan.losses.reconstruction import edge_loss, l1_loss, l2_loss
 from vqgan.model import VQModel, VQOutput
 from vqgan.pictures import BatchOrder, Pictures, read_pictures, split_validation
@@ -43,7 +45,9 @@ from vqgan.preprocessing import to_pixels
 from vqgan.quantizers.quantizer import Annealed
 from vqgan.tokenizer import VQTokenizer
 
+_COLLAPSED = 4.0  # perplexity on held-out pictures below which nothing but background is told apart
 _EVALUATION_BATCH = 64
+_logger = logging.getLogger(__name__)
 _SHOWN = 16
 
 
@@ -66,6 +70,7 @@ class VQTask:
         self.modules: dict[str, nn.Module] = {"model": model}
         self._last_weight = model.decoder.last_weight
         self._config, self._quantizer = model.config, model.quantizer
+        self._lpips = load_lpips(config.loss.lpips_weights) if config.loss.lpips_weights else None
         if config.loss.adversarial:
             torch.manual_seed(derive_seed(config.train.seed, "discriminator"))
             loss = config.loss
@@ -105,6 +110,8 @@ class VQTask:
         output = self.modules["model"](pixels)
         batch.reconstruction = output.reconstruction.detach()
         main = reconstruction_loss(output, pixels, weights)
+        if self._lpips is not None and weights.perceptual == "lpips":
+            main = main + weights.perceptual_weight * self._lpips.to(pixels.device)(output.reconstruction, pixels).mean()
         total = main + weights.quantizer * output.quantizer_loss
         metrics: Metrics = {"reconstruction": main.detach(), "quantizer": output.quantizer_loss.detach(), **output.metrics}
         metrics |= codebook_metrics(output.codes, self._config.codebook_size)
@@ -129,8 +136,17 @@ class VQTask:
         return loss, {"real": real.detach().mean(), "fake": fake.detach().mean()}
 
     def evaluate(self) -> dict[str, float]:
-        """Figures on the held-out pictures."""
-        return self._tokenize(self.validation_indices)[0]
+        """Figures on the held-out pictures; a collapsed codebook is also said in words."""
+        figures = self._tokenize(self.validation_indices)[0]
+        if figures["perplexity"] < _COLLAPSED and self._config.codebook_size > 2 * _COLLAPSED:
+            _logger.warning(
+                "the codebook has collapsed: %d of %d codes in use, perplexity %.1f; restart unused codes (quantizer_options "
+                "restart_below = 0.5), or take quantizer 'cosine' with codebook_dim 8",
+                figures["codes_used"],
+                self._config.codebook_size,
+                figures["perplexity"],
+            )
+        return figures
 
     def pictures(self) -> dict[str, Image.Image]:
         """Held-out pictures above their reconstructions."""
@@ -151,7 +167,7 @@ class VQTask:
 
 
 def reconstruction_loss(output: VQOutput, pixels: Tensor, weights: LossConfig) -> Tensor:
-    """The weighted sum of pixel and perceptual terms, 0-d; pixels (B, 3, Y, X)."""
+    """The weighted sum of the terms that need no weights of their own, 0-d; pixels (B, 3, Y, X)."""
     reconstruction = output.reconstruction
     total = reconstruction.new_zeros(())
     if weights.logit_laplace:
@@ -179,13 +195,13 @@ def train(config: VQTrainConfig, out: Path | str | None = None, provenance: Mapp
     tokenizer_config = config.resolve()
     report = ReadReport()
     pictures = read_pictures(config, tokenizer_config, run_dir, report)
-    report.check()
     torch.manual_seed(derive_seed(config.train.seed, "weights"))
     model = VQModel(tokenizer_config)
     task = VQTask(model, config, pictures)
     if config.initialize_from_data:
         initialize_from_data(model, pictures, task.training_indices, config.train.seed)
-    run_dir.mkdir(parents=True, exist_ok=True)
+    with storage_errors(run_dir):
+        run_dir.mkdir(parents=True, exist_ok=True)
     write_resolved(config, run_dir)
     write_json(run_dir / "reading.json", report.to_json())
     result = run_loop(task, config.train, run_dir, label="image tokenizer")

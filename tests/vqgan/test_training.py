@@ -150,6 +150,20 @@ def test_the_dvae_trains_by_its_likelihood(picture_folder: Path, tmp_path: Path)
     assert losses[-1] < losses[0] - 0.03
 
 
+def test_a_collapsed_codebook_is_said_with_its_remedy(
+    picture_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = _task(picture_folder, tmp_path)  # 16 codes, none of them near any latent but one
+    task.modules["model"].eval()
+    with torch.no_grad():
+        codebook = task.modules["model"].quantizer.library._codebook.embed  # type: ignore[union-attr]
+        codebook.fill_(1e3)
+        codebook[:, 3] = 0.0
+        task.evaluate()
+    assert "restart_below" in caplog.text
+    assert "1 of 16 codes" in caplog.text
+
+
 def test_one_picture_is_enough_to_train_on(tmp_path: Path, block_picture: Draw) -> None:
     (tmp_path / "one").mkdir()
     block_picture(0).save(tmp_path / "one" / "a.png")

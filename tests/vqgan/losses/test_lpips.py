@@ -1,0 +1,80 @@
+"""LPIPS on random weights against a transcription of its definition in NumPy-like steps, and its weight file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from cm3.core.errors import ArtefactError, InputError
+from vqgan.conversion.lpips import convert_lpips
+from vqgan.losses.lpips import LPIPS, load_lpips
+
+Table = dict[str, torch.Tensor]
+TAPS = (3, 8, 15, 22, 29)  # the ReLUs 1_2, 2_2, 3_3, 4_3, 5_3 of torchvision's numbering
+CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+POOLS = (4, 9, 16, 23)
+
+
+def _files(tmp_path: Path) -> tuple[Path, Path]:
+    torch.manual_seed(0)
+    state = {name: tensor for name, tensor in LPIPS().state_dict().items() if name.startswith("features.")}
+    torch.save(state | {"classifier.0.weight": torch.zeros(2, 2)}, tmp_path / "vgg16.pth")
+    widths = (64, 128, 256, 512, 512)
+    torch.save({f"lin{k}.model.1.weight": torch.rand(1, width, 1, 1) for k, width in enumerate(widths)}, tmp_path / "vgg.pth")
+    return tmp_path / "vgg16.pth", tmp_path / "vgg.pth"
+
+
+def _reference(
+    first: torch.Tensor, second: torch.Tensor, vgg: dict[str, torch.Tensor], lins: dict[str, torch.Tensor]
+) -> torch.Tensor:
+    shift, scale = torch.tensor([-0.030, -0.088, -0.188])[:, None, None], torch.tensor([0.458, 0.448, 0.450])[:, None, None]
+    features = []
+    for picture in (first, second):
+        x, taps = (picture - shift) / scale, []
+        for layer in range(30):
+            if layer in CONVOLUTIONS:
+                x = F.relu(F.conv2d(x, vgg[f"features.{layer}.weight"], vgg[f"features.{layer}.bias"], padding=1))
+            elif layer in POOLS:
+                x = F.max_pool2d(x, 2, 2)
+            if layer in TAPS:
+                taps.append(x / (x.norm(dim=1, keepdim=True) + 1e-10))
+        features.append(taps)
+    parts = []
+    for number, (one, other) in enumerate(zip(*features)):
+        parts.append(F.conv2d((one - other) ** 2, lins[f"lin{number}.model.1.weight"]).mean((1, 2, 3)))
+    return torch.stack(parts).sum(0)
+
+
+@torch.no_grad()
+def test_distances_are_those_of_the_definition(tmp_path: Path) -> None:
+    vgg, lins = _files(tmp_path)
+    model = load_lpips(convert_lpips(vgg, lins, tmp_path / "lpips.safetensors"))
+    first, second = torch.rand(2, 2, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    expected = _reference(first, second, torch.load(vgg, weights_only=True), torch.load(lins, weights_only=True))
+    assert torch.allclose(model(first, second), expected, rtol=1e-4)
+    assert torch.equal(model(first, first), torch.zeros(2))
+
+
+def test_it_has_a_gradient_to_the_pictures_alone() -> None:
+    model, picture = LPIPS(), torch.rand(1, 3, 16, 16, requires_grad=True)
+    model(picture, torch.zeros(1, 3, 16, 16)).sum().backward()
+    assert picture.grad is not None
+    assert picture.grad.abs().sum() > 0
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_wrong_files_are_named(tmp_path: Path) -> None:
+    lins = _files(tmp_path)[1]
+    with pytest.raises(ArtefactError, match=r"no tensor 'features\.0\.weight'"):
+        convert_lpips(lins, lins, tmp_path / "x")
+    torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "vgg11.pth")
+    with pytest.raises(ArtefactError, match="these are other weights"):
+        convert_lpips(tmp_path / "vgg11.pth", lins, tmp_path / "x")
+    with pytest.raises(InputError, match="no LPIPS weights at"):
+        load_lpips(tmp_path / "missing")
+    (tmp_path / "broken.safetensors").write_bytes(b"\x00" * 16)
+    with pytest.raises(ArtefactError, match="holds no LPIPS weights"):
+        load_lpips(tmp_path / "broken.safetensors")
