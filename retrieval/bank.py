@@ -86,8 +86,8 @@ class MemoryBank:
         Scores are cosine similarities; equal scores stand in the order of the bank. Raises `InputError` for a query without
         either part or with blank text, `UsageError` for k below 1.
         """
-        if text is not None and not text.strip():
-            raise InputError("the query text is empty; give some words, or a picture alone")
+        if text is not None:
+            _require_words(text)
         if text is None and image is None:
             raise InputError("the query has neither text nor a picture; give at least one of them")
         pictures = [] if image is None else [image]
@@ -144,6 +144,15 @@ def open_bank(path: Path | str, encoder: Path | str | None = None, verified: boo
     except UsageError as error:  # a bank of another format is the artefact's fault, not the user's
         raise ArtefactError(f"{error}; this memory was written by another version, build it again") from None
     return MemoryBank(folder, info, None if encoder is None else Path(encoder), device)
+
+
+def _require_words(text: str) -> None:
+    if not text.strip():
+        raise InputError("the query text is empty; give some words, or a picture alone")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError("the query text is not valid Unicode, as of bytes that are not UTF-8; write it as UTF-8") from None
 
 
 def _find_encoder(folder: Path, given: Path | None, info: BankInfo) -> Path:

@@ -22,6 +22,7 @@ from cm3.core.artefact import MANIFEST, fingerprint, write_json, writing
 from cm3.core.errors import ArtefactError, InputError, UsageError
 from cm3.core.progress import progress
 from cm3.core.seeding import numpy_generator
+from cm3.core.storage import sibling
 from cm3.documents.document import Document, ImageSegment, Segment
 from cm3.documents.readers import read_documents
 from cm3.documents.report import ReadReport
@@ -68,12 +69,12 @@ def build(
         beside `out`; if there is none, a small one is trained on the pairs of `source` (hashed features below 64 pairs).
     report: gets the account of what was read (see `read_documents`).
 
-    Raises `InputError` for no documents, a double id or a document that cannot be encoded, `UsageError` when no encoder is
-    found, `ArtefactError` for an unusable one or an index below `config.min_recall`, `StorageError` when the disk is full;
-    `out` is then as it was.
+    Raises `InputError` for no documents, a double id or a document that cannot be encoded, `BudgetError` when more than 1 % of
+    the records were rejected, `UsageError` when no encoder is found, `ArtefactError` for an unusable one or an index below
+    `config.min_recall`, `StorageError` when the disk is full; `out` is then as it was.
     """
     config, out = config or BuildConfig(), Path(out)
-    scratch = out.with_name(f".{out.name}.encoder")
+    scratch = sibling(out, prefix=".", suffix=".encoder")
     folder = _encoder_folder(source, out, encoder, scratch)
     loaded = HashingEncoder() if folder is None else load_encoder(folder)
     with writing(out, KIND, _provenance(source, folder)) as temporary:
@@ -134,8 +135,15 @@ def measure_recall(index: VectorIndex, vectors: np.ndarray, seed: int) -> dict[s
 
 
 def _documents(source: Source, config: BuildConfig, report: ReadReport | None) -> Iterator[Document]:
-    documents = read_documents(source, report=report) if isinstance(source, str | Path) else iter(source)
+    documents = _checked(source, report) if isinstance(source, str | Path) else iter(source)
     return islice(documents, config.max_documents)
+
+
+def _checked(source: Path | str, report: ReadReport | None) -> Iterator[Document]:
+    """What is read; at its end a `BudgetError` if too much was rejected, before anything is published."""
+    report = ReadReport() if report is None else report
+    yield from read_documents(source, report=report)
+    report.check()
 
 
 def _count(source: Source, config: BuildConfig) -> int:

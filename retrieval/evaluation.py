@@ -7,7 +7,7 @@ chance stands beside every figure.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,18 @@ def evaluate(
     Returns the figures of `evaluate_encoder`, and for a bank also those of `evaluate_bank`. Raises `InputError` for fewer
     than two pairs, `ArtefactError` for an unusable folder.
     """
-    documents = read_documents(data, report=report) if isinstance(data, str | Path) else data
+    documents = _checked(data, report) if isinstance(data, str | Path) else data
     if not (Path(path) / "bank.json").is_file():
         return evaluate_encoder(load_encoder(path), documents, limit)
     bank = open_bank(path)
     return {**evaluate_encoder(bank.encoder, documents, limit), **evaluate_bank(bank)}
+
+
+def _checked(source: Path | str, report: ReadReport | None) -> Iterator[Document]:
+    """What is read; `BudgetError` at its end if too much was rejected."""
+    report = ReadReport() if report is None else report
+    yield from read_documents(source, report=report)
+    report.check()
 
 
 def evaluate_encoder(encoder: Encoder, documents: Iterable[Document], limit: int = 256) -> dict[str, Any]:

@@ -48,7 +48,6 @@ def build(
 
     report = ReadReport()
     built = retrieval.build(data, out, encoder=encoder, config=retrieval.BuildConfig(index=index), report=report)
-    report.check()
     value = {**vars(built), "rejected": report.rejected}
     emit(value, f"{out}: {built.count} documents, {built.index} index, recall {built.recall:.3f}", as_json)
 

@@ -166,14 +166,12 @@ def make_pairs(config: QuickstartConfig, settings: Settings, places: Places) -> 
     report = ReadReport()
     options = ReadOptions(require_text=True, require_image=True)
     documents = list(read_documents(str(config.data), report=report, options=options))
-    if len(documents) >= MIN_PAIRS:
-        report.check()
+    report.check()
     train, held_out = split_documents(documents, HELD_OUT_FRACTION, config.seed)
     if len(documents) < MIN_PAIRS or len(held_out) < 2:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in report.rejected.items()) or "none was rejected"
         raise InputError(
-            f"{config.data} holds {len(documents)} usable pairs of picture and text, at least {MIN_PAIRS} are needed "
-            f"({reasons}); give more pictures with texts"
+            f"{config.data} holds {len(documents)} usable pairs of picture and text, at least {MIN_PAIRS} are needed; "
+            "give more pictures with texts"
         )
     validation, test = held_out[: len(held_out) // 2][: settings.num_held_out], held_out[len(held_out) // 2 :]
     with artefact.writing(places.data, "dataset", {"source": str(config.data), "seed": config.seed}) as folder:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -14,6 +13,7 @@ from cm3.quickstart.road import stages_of
 from cm3.quickstart.settings import Places, Settings, settings_for
 from cm3.quickstart.stages import Stage, StageRecord, run_stages
 from cm3.quickstart.story import Story
+from cm3.train.runlock import run_lock
 
 RESULT_FILE, REPORT_FILE = "result.json", "index.html"
 
@@ -22,19 +22,20 @@ def run_quickstart(config: QuickstartConfig, announce: Callable[[str], None]) ->
     """Run every stage that does not stand, then evaluate and report; returns what `result.json` holds.
 
     announce gets a line for each stage. Raises what the stages raise; what was finished stands, and the same call goes on.
+    Raises `RunLockedError` when another process works in the same folder.
     """
     places = Places(config.out)
-    with artefact.storage_errors(config.out):
-        config.out.mkdir(parents=True, exist_ok=True)
     settings = settings_for(config, places)
     stages = stages_of(config, settings, places)
-    write_resolved(config, config.out)
     records: dict[str, StageRecord] = {}
     stages.append(_evaluation_stage(config, settings, places, records))
-    run_stages(stages, config.out / "stages", announce, records)
-    result = {**artefact.read_json(places.evaluation / RESULT_FILE), "stages": stage_figures(records)}
-    artefact.write_json(config.out / RESULT_FILE, result)
-    shutil.copyfile(places.evaluation / REPORT_FILE, config.out / REPORT_FILE)
+    with run_lock(config.out):
+        artefact.sweep(config.out)
+        write_resolved(config, config.out)
+        run_stages(stages, config.out / "stages", announce, records)
+        result = {**artefact.read_json(places.evaluation / RESULT_FILE), "stages": stage_figures(records)}
+        artefact.write_json(config.out / RESULT_FILE, result)
+        artefact.write_bytes(config.out / REPORT_FILE, (places.evaluation / REPORT_FILE).read_bytes())
     return result
 
 

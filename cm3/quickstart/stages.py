@@ -52,7 +52,8 @@ def run_stages(stages: Sequence[Stage], folder: Path, announce: Callable[[str], 
 
     `folder` keeps the records; `announce` gets a line for each stage.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with artefact.storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     for number, stage in enumerate(stages, start=1):
         title = f"[{number}/{len(stages)}] {stage.name}"
         key = stage_key(stage)
