@@ -120,10 +120,10 @@ def settings_for(config: QuickstartConfig, places: Places) -> Settings:
 def _scenes(config: QuickstartConfig, places: Places) -> Settings:
     row_length = 256
     mixture = (
-        _entry("text_to_image", places.data / "pairs", 2.5),
+        _entry("text_to_image", places.data / "pairs", 1.25),
         _entry("captioning", places.data / "pairs", 0.75),
-        _entry("vqa", places.data / "vqa", 3.0, loss_weight=3.0, options={"questions_per_image": 6}),
-        _entry("editing", places.data / "edits", 3.0),
+        _entry("vqa", places.data / "vqa", 4.5, loss_weight=4.0, options={"questions_per_image": 2}),
+        _entry("editing", places.data / "edits", 2.5),
         _entry("infilling", places.data / "pairs", 1.0),
     )
     return Settings(
@@ -141,8 +141,8 @@ def _scenes(config: QuickstartConfig, places: Places) -> Settings:
         ),
         memory=BuildConfig(embed_encoder=False),
         text_vocab_size=TEXT_VOCAB_SIZE["scenes"],
-        pretraining=_pretraining(config, places, row_length, batch_size=16, steps=500),
-        tuning=_tuning(config, places, mixture, row_length, batch_size=16, steps=900),
+        pretraining=_pretraining(config, places, row_length, batch_size=16, steps=600),
+        tuning=_tuning(config, places, mixture, row_length, batch_size=12, steps=1700),
     )
 
 

@@ -68,9 +68,10 @@ def plural(shape: str, count: int) -> str:
 
 
 def _full(scene: Scene, rng: np.random.Generator) -> str:
-    """Reading order three times out of four, the reverse otherwise; four wordings, the plainest half of the time."""
+    """The objects in any order (what comes next cannot be told from the places alone); four wordings, the plainest half of
+    the time."""
     wording = int(rng.integers(6))
-    objects = scene.objects if rng.random() < 0.75 else scene.objects[::-1]
+    objects = [scene.objects[index] for index in rng.permutation(len(scene.objects))]
     if not objects or wording < 3:
         return _sentence(objects, scene.background)
     if wording == 3:

@@ -1,8 +1,8 @@
 """Edits: a picture, an instruction, the picture afterwards, and optionally a mask of what changes (white).
 
-    {"source": "a.png", "instruction": "make it red", "target": "b.png", "mask": "m.png"?}
-    {"images": ["a.png", "b.png"], "instruction": "…"}         source, then target
-    KEY.source.png + KEY.target.png [+ KEY.mask.png] + KEY.txt, or "instruction" in KEY.json, in a tar
+{"source": "a.png", "instruction": "make it red", "target": "b.png", "mask": "m.png"?}
+{"images": ["a.png", "b.png"], "instruction": "…"}         source, then target
+KEY.source.png + KEY.target.png [+ KEY.mask.png] + KEY.txt, or "instruction" in KEY.json, in a tar
 """
 
 from __future__ import annotations

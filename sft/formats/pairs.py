@@ -1,8 +1,8 @@
 """Pairs: a text and a picture, for text-to-image, captioning and infilling.
 
-    {"image": "a.png", "text" | "caption": "…"}                one caption
-    {"image": "a.png", "captions": ["…", "…"]}                 several; tasks draw one each time
-    a.png + a.txt in a folder; KEY.png + KEY.txt in a tar
+{"image": "a.png", "text" | "caption": "…"}                one caption
+{"image": "a.png", "captions": ["…", "…"]}                 several; tasks draw one each time
+a.png + a.txt in a folder; KEY.png + KEY.txt in a tar
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Questions about pictures.
 
-    {"image": "a.png", "question": "how many?", "answer": "two"}
-    {"image": "a.png", "questions": [{"question": "…", "answer": "…"}, …]}
-    KEY.png + KEY.json with "question" and "answer", or "questions", in a tar or a folder
+{"image": "a.png", "question": "how many?", "answer": "two"}
+{"image": "a.png", "questions": [{"question": "…", "answer": "…"}, …]}
+KEY.png + KEY.json with "question" and "answer", or "questions", in a tar or a folder
 """
 
 from __future__ import annotations

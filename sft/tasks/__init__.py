@@ -2,8 +2,8 @@
 
     text_to_image   caption                     ⟶ image        the same document as in pretraining
     captioning      image, "describe"           ⟶ caption
-    vqa             image, question             ⟶ answer       further questions follow as further turns
-    editing         image, instruction          ⟶ image
+    vqa             question, image             ⟶ answer       further questions follow as further turns
+    editing         instruction, image          ⟶ image
     infilling       caption, image with masks   ⟶ the masked parts
 
 A task is an immutable configuration with methods (`sft.tasks.task.Task`); `make_task` makes one from a name and options.

@@ -1,7 +1,7 @@
-"""Visual question answering: `image, question ⟶ answer`, and further questions about the same picture as further turns.
+"""Visual question answering: `question, image ⟶ answer`, and further questions about the same picture as further turns.
 
-A picture costs many more tokens than a question, so several questions share one: that trains more answers per token, and
-it is what a dialog looks like.
+The question stands first (as text stands before the picture in CM3Leon's templates, arXiv:2309.02591 table 5), so the picture is read
+with the question in mind. Further questions share the picture, as in a dialog: a picture costs many more tokens than a question.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class VQA(RunConfig):
     def prompt(self, image: ImageSegment | None, question: str) -> list[Turn]:
         """What the user says to ask `question` about `image` (None: about the picture that stands before)."""
         text = TextSegment(self.template.replace("{question}", question))
-        return [Turn("user", (text,) if image is None else (image, text))]
+        return [Turn("user", (text,) if image is None else (text, image))]
 
     def turns(self, document: Document, rng: np.random.Generator) -> list[Turn]:
-        """The picture with a random question and its answer, then further ones."""
+        """A random question, the picture and the answer, then further questions."""
         listed = roles.questions(document)
         picture: ImageSegment | None = roles.image(document)
         turns: list[Turn] = []
