@@ -1,7 +1,7 @@
 """Editing: `instruction, image ⟶ image`. Some instructions are blanked for guidance on the text (arXiv:2211.09800).
 
-The instruction stands before the picture, so every code of it is read knowing whether it is meant. Measured on the embedded world with the
-same model and budget: 67 % of the edits right after 900 steps, against 45 % after 1,200 with the picture first.
+The instruction stands before the picture, so every code of it is read knowing whether it is meant. Measured on the
+embedded world with the same model: 67 % of the edits right after 900 steps, 45 % after 1,200 with the picture first.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Visual question answering: `question, image ⟶ answer`, and further questions about the same picture as further turns.
 
-The question stands first (as text stands before the picture in CM3Leon's templates, arXiv:2309.02591 table 5), so the picture is read
-with the question in mind. Further questions share the picture, as in a dialog: a picture costs many more tokens than a question.
+The question stands first (as text does in CM3Leon's templates, arXiv:2309.02591 table 5), so the picture is read with the
+question in mind. Further questions share the picture, as in a dialog: it costs many more tokens than a question.
 """
 
 from __future__ import annotations
