@@ -23,10 +23,11 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
 
-from cm3.core.artefact import writing
+from cm3.core.artefact import require_replaceable, writing
 from cm3.core.errors import UsageError
 from cm3.core.runfile import write_resolved
 from cm3.core.seeding import derive_seed, numpy_generator
+from cm3.core.storage import sibling
 from cm3.documents.document import Document
 from cm3.documents.readers import read_documents
 from cm3.documents.report import ReadReport
@@ -84,11 +85,12 @@ def train_encoder(
     if source is None or target is None:
         raise UsageError("training an encoder needs data and out: where the pairs are, and the folder to write")
     target, shape = Path(target), config.resolve()
+    require_replaceable(target, KIND)
     documents = read_documents(source, report=report) if isinstance(source, str | Path) else source
     pairs = collect_pairs(documents, Preprocessing.square(shape.image_size))
     training, held_out = split_pairs(pairs, config)
     task = ContrastiveTask(training, held_out, config, shape)
-    scratch = target.with_name(f".{target.name}.run-{_digest(config, pairs)}")
+    scratch = sibling(target, prefix=".", suffix=f".run-{_digest(config, pairs)}")
     result = train(task, config.train, Path(run_dir) if run_dir else scratch, "encoder")
     metrics = next((_figures(record) for record in reversed(result.history) if record["kind"] == "eval"), {})
     provenance = {"config": config.model_dump(mode="json"), "metrics": metrics, "pairs": len(training), "held_out": len(held_out)}
