@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
+from typing import Any
 
 import typer
 
@@ -58,7 +59,7 @@ def run(arguments: list[str]) -> int:
     except typer.Exit as stop:
         return stop.exit_code
     except Exception as error:
-        return _other(error)
+        return _other(error, arguments)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
@@ -77,7 +78,7 @@ def _of_the_system(error: OSError) -> tuple[str, int]:
     return f"{place}{error.strerror or _first_line(error)}", CM3Error.exit_code
 
 
-def _other(error: Exception) -> int:
+def _other(error: Exception, arguments: list[str]) -> int:
     """The exit code of what is neither ours nor the system's; what nobody expected is raised again, with its traceback."""
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error):
         return _fail(f"the memory is not enough ({_first_line(error)}); ask for less at once", CM3Error.exit_code)
@@ -87,8 +88,18 @@ def _other(error: Exception) -> int:
         print(message(), file=sys.stderr, flush=True)
     else:
         command = getattr(getattr(error, "ctx", None), "command_path", "cm3")
-        _fail(f"{message()} ({command} --help shows what there is)", 2)
+        text = message().replace("Input should be", "expected") + _given(getattr(error, "param", None), arguments)
+        _fail(f"{text} ({command} --help shows what there is)", 2)
     return int(getattr(error, "exit_code", 2))
+
+
+def _given(option: Any, arguments: list[str]) -> str:
+    """What was given for `option` on the command line, as the end of a sentence."""
+    for place, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name in getattr(option, "opts", ()) and (equals or place + 1 < len(arguments)):
+            return f", got {(value if equals else arguments[place + 1])[:_LONGEST]!r}"
+    return ""
 
 
 def _first_line(error: Exception) -> str:

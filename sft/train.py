@@ -16,9 +16,11 @@ from pathlib import Path
 from pydantic import Field
 
 import vqgan
+from cm3.core.artefact import require_replaceable
 from cm3.core.errors import CM3Error, InputError, UsageError
 from cm3.core.runfile import RunConfig, load_run, write_resolved
 from cm3.pretrain.objective import LossConfig, TokenObjective
+from cm3.pretrain.run import KIND as LANGUAGE_MODEL
 from cm3.pretrain.run import load_language_model, run_folder, save_language_model
 from cm3.pretrain.task import TokenTask
 from cm3.sequences.batch import Batch
@@ -58,6 +60,7 @@ def train(config: SFTConfig) -> Path:
     `cm3.train.loop.train` raise.
     """
     tasks = {entry.task: entry.make_task() for entry in config.mixture}  # before anything slow, to meet its errors first
+    require_replaceable(config.out, LANGUAGE_MODEL)
     model, text_only = load_language_model(config.model)
     images = vqgan.from_pretrained(_image_tokenizer_path(config))
     tokenizer = DocumentTokenizer(text_only.vocab, text_only.text, images)

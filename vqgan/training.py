@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from cm3.core.artefact import write_json
+from cm3.core.artefact import require_replaceable, write_json
 from cm3.core.errors import UsageError
 from cm3.core.runfile import write_resolved
 from cm3.core.seeding import derive_seed, numpy_generator
@@ -43,7 +43,7 @@ from vqgan.model import VQModel, VQOutput
 from vqgan.pictures import BatchOrder, Pictures, read_pictures, split_validation
 from vqgan.preprocessing import to_pixels
 from vqgan.quantizers.quantizer import Annealed
-from vqgan.tokenizer import VQTokenizer
+from vqgan.tokenizer import KIND, VQTokenizer
 
 _COLLAPSED = 4.0  # perplexity on held-out pictures below which nothing but background is told apart
 _EVALUATION_BATCH = 64
@@ -191,6 +191,7 @@ def train(config: VQTrainConfig, out: Path | str | None = None, provenance: Mapp
     if target is None:
         raise UsageError("no place for the tokenizer; set `out`")
     target = Path(target)
+    require_replaceable(target, KIND)
     run_dir = sibling(target, suffix="-run")
     tokenizer_config = config.resolve()
     report = ReadReport()

@@ -42,6 +42,7 @@ __all__ = [
     "hash_file",
     "read_json",
     "read_manifest",
+    "require_replaceable",
     "require_writable",
     "storage_errors",
     "sweep",
@@ -97,7 +98,7 @@ def writing(path: Path | str, kind: str, provenance: Mapping[str, Any] | None = 
     if path.is_symlink():
         path = path.resolve()  # a link to a larger disk stays one
     with storage_errors(path):
-        _require_replaceable(path, kind)
+        require_replaceable(path, kind)
         temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent)
@@ -112,6 +113,28 @@ def writing(path: Path | str, kind: str, provenance: Mapping[str, Any] | None = 
             _publish(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def require_replaceable(path: Path | str, kind: str) -> None:
+    """Raise `StorageError` unless an artefact of `kind` may be written to `path`; asked before long work, nothing is made.
+
+    Nothing, an empty folder, or an artefact of the same kind may be replaced: nothing else that a user has.
+    """
+    path = Path(path).absolute()
+    require_writable(path.parent)
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not (path / MANIFEST).is_file():
+        raise StorageError(f"{path} exists and is not an artefact folder, so it is not replaced; choose another place or move it")
+    try:
+        standing = read_manifest(path).kind
+    except ArtefactError:  # a damaged one is there to be made again
+        return
+    if standing != kind:
+        raise StorageError(
+            f"{path} is an artefact of kind {standing!r}, so it is not replaced by one of kind {kind!r}; "
+            "choose another place or move it"
+        )
 
 
 def verify(path: Path | str, kind: str | None = None, hashes: bool = True) -> Manifest:
@@ -170,23 +193,6 @@ def sweep(parent: Path | str) -> list[Path]:
             _clear(entry)
             swept.append(entry)
     return swept
-
-
-def _require_replaceable(path: Path, kind: str) -> None:
-    """Nothing, an empty folder, or an artefact of the same kind may be replaced: nothing else that a user has."""
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return
-    if not (path / MANIFEST).is_file():
-        raise StorageError(f"{path} exists and is not an artefact folder, so it is not replaced; choose another place or move it")
-    try:
-        standing = read_manifest(path).kind
-    except ArtefactError:  # a damaged one is there to be made again
-        return
-    if standing != kind:
-        raise StorageError(
-            f"{path} is an artefact of kind {standing!r}, so it is not replaced by one of kind {kind!r}; "
-            "choose another place or move it"
-        )
 
 
 def _write_manifest(folder: Path, kind: str, provenance: Mapping[str, Any]) -> None:

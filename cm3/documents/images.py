@@ -94,7 +94,9 @@ def _stream(source: bytes | Path | str) -> Iterator[BinaryIO]:
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a name that no file can have, with a NUL
         raise ImageError(RejectReason.MISSING_IMAGE, f"there is no picture at {source}; check the path") from None
     except OSError as error:
-        raise ImageError(RejectReason.UNREADABLE_IMAGE, f"the picture {source} cannot be read: {error.strerror}") from None
+        raise ImageError(
+            RejectReason.UNREADABLE_IMAGE, f"the picture {str(source)[:200]} cannot be read: {error.strerror}"
+        ) from None
     with stream:
         yield stream
 

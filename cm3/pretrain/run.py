@@ -84,6 +84,7 @@ def pretrain(config: PretrainConfig) -> TrainResult:
 
     Raises `ArtefactError` when shards and tokenizer do not belong together, and what `cm3.train.loop.train` raises.
     """
+    artefact.require_replaceable(config.out, KIND)
     tokenizer = DocumentTokenizer.load(config.tokenizer)
     loader = SequenceLoader(training_documents(config, tokenizer.vocab), tokenizer.vocab, config.loader, config.train.seed)
     model = build_model(config.model, tokenizer.vocab, config.train.seed, _codebook(config))

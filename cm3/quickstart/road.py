@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cm3.core import artefact
-from cm3.core.errors import InputError
+from cm3.core.errors import InputError, UsageError
 from cm3.core.runfile import RunConfig
 from cm3.quickstart.config import QuickstartConfig
 from cm3.quickstart.settings import NUM_NEIGHBORS, Places, Settings
@@ -137,6 +137,7 @@ def _data_stage(config: QuickstartConfig, settings: Settings, places: Places) ->
             lambda: make_scenes(settings, places, config.seed),
             "draw the embedded world: pictures, captions, questions, edits",
         )
+    require_apart(config.data, places.out)
     return Stage(
         "data",
         places.data,
@@ -178,6 +179,12 @@ def make_pairs(config: QuickstartConfig, settings: Settings, places: Places) -> 
         for name, part in {"train": train, "validation": validation, "test": test[: settings.num_held_out]}.items():
             write_documents(iter(part), folder / "pairs" / name)
         artefact.write_json(folder / "reading.json", report.to_json())
+
+
+def require_apart(source: Path, out: Path) -> None:
+    """Raise `UsageError` when the results would go among the data: the next run would read them as data."""
+    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+        raise UsageError(f"--out {out} lies inside of --data {source}; choose a folder outside of it")
 
 
 def source_state(source: Path) -> list[list[Any]]:
