@@ -60,7 +60,7 @@ class MemoryBank:
         self.vectors = _load_vectors(folder / "vectors.npy", (info.count, info.width))
         if len(self.store) != info.count:
             raise ArtefactError(f"{folder} holds {len(self.store)} documents but {info.count} vectors; build the memory again")
-        self.index: VectorIndex = INDEXES.get(str(info.index["kind"])).load(folder, self.vectors)
+        self.index: VectorIndex = INDEXES.get(str(info.index["kind"])).load(folder, self.vectors, info.index)
 
     def __len__(self) -> int:
         return self.info.count

@@ -22,10 +22,11 @@ from cm3.documents.document import Document, Neighbor
 from retrieval.bank import MemoryBank
 from retrieval.config import RetrieverConfig
 from retrieval.embedding import embed_parts
+from retrieval.index.protocol import MISSING
 from retrieval.query_dropout import drop_cells, drop_words
 from retrieval.store import content_hash
 
-NO_NEIGHBOR = -1
+NO_NEIGHBOR = MISSING
 _BATCH = 128
 
 

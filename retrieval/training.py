@@ -35,6 +35,7 @@ from cm3.documents.split import is_held_out
 from cm3.train.loop import train
 from cm3.train.optimizers import split_decay
 from cm3.train.task import Metrics, Shard
+from retrieval.batches import LengthGroupedOrder
 from retrieval.config import TrainEncoderConfig
 from retrieval.contrastive import alike_pairs, contrastive_loss
 from retrieval.encoders.preprocessing import Preprocessing
@@ -46,6 +47,7 @@ from retrieval.pairs import Pairs, collect_pairs
 
 KIND = "encoder"
 _MAX_SCALE = 100.0
+_PLACE_STD = 0.5  # CLIP's 0.02 drowns in the patches: what stands where is then learned late or never
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,8 @@ class ContrastiveTask:
         self.pairs, self.held_out, self.config, self.shape = pairs, held_out, config, shape
         self.preprocessing = Preprocessing.square(shape.image_size)
         self.tokenizer = train_text_tokenizer(pairs.texts, shape.vocab_size)
+        lengths = np.array([len(encoding.ids) for encoding in self.tokenizer.encode_batch(pairs.texts)])
+        self.order = LengthGroupedOrder(lengths, config.batch_size, config.train.seed)
         self.exchange = WordExchange(pairs.texts) if config.hard_texts else None
         self.modules: dict[str, nn.Module] = {"pair": PairModel(new_clip(self.tokenizer, config, shape))}
 
@@ -163,10 +167,8 @@ class ContrastiveTask:
         return {"model": split_decay(self.modules["pair"].named_parameters())}
 
     def batch(self, step: int, shard: Shard) -> PairBatch:
-        """The pairs of `shard` in `step`: endless shuffled passes, cut into steps, cut into shards."""
-        size = max(self.config.batch_size // shard.count, 2)
-        rows = _shuffled_rows(len(self.pairs), step * size * shard.count + shard.index * size, size, self.config.train.seed)
-        chosen = self.pairs.take(rows)
+        """The pairs of `shard` in `step`; pairs are contrasted with those of their shard."""
+        chosen = self.pairs.take(self.order.rows(step)[shard.index :: shard.count])
         texts = list(chosen.texts)
         if self.exchange is not None:
             rng = numpy_generator(self.config.train.seed, "hard texts", step, shard.index)
@@ -214,8 +216,10 @@ def new_clip(tokenizer: Tokenizer, config: TrainEncoderConfig, shape: EncoderSha
         logit_scale_init_value=-math.log(config.temperature),
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(config.train.seed, "encoder weights") % 2**63)
-        return CLIPModel(clip_config)
+        torch.manual_seed(derive_seed(config.train.seed, "encoder weights"))
+        clip = CLIPModel(clip_config)
+        nn.init.normal_(clip.vision_model.embeddings.position_embedding.weight, std=_PLACE_STD)
+    return clip
 
 
 def save_encoder(clip: CLIPModel, tokenizer: Tokenizer, shape: EncoderShape, folder: Path) -> None:
@@ -230,14 +234,6 @@ def save_encoder(clip: CLIPModel, tokenizer: Tokenizer, shape: EncoderShape, fol
 
 def _tower(shape: TowerShape) -> dict[str, Any]:
     return {**shape.model_dump(), "intermediate_size": 4 * shape.hidden_size, "hidden_act": "gelu"}
-
-
-def _shuffled_rows(count: int, start: int, length: int, seed: int) -> np.ndarray:
-    """Positions `start` to `start + length` of the endless row of shuffled passes over `count` rows."""
-    positions = np.arange(start, start + length)
-    epochs, within = np.divmod(positions, count)
-    rows = [numpy_generator(seed, "order", int(epoch)).permutation(count)[within[epochs == epoch]] for epoch in np.unique(epochs)]
-    return np.concatenate(rows)
 
 
 def _digest(config: TrainEncoderConfig, pairs: Pairs) -> str:

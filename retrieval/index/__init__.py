@@ -1,26 +1,32 @@
 """Indexes over the vectors of a memory bank: one file per kind, listed here; all search by inner product.
 
-    flat     exact: one matrix product and a top-k; no file of its own, it reads the vectors of the bank
-    hnsw     a graph of near neighbors (arXiv:1603.09320); fast single queries, needs all vectors in memory
-    ivf      vectors in lists around k-means centers, of which the nearest are scanned
+    flat        exact: one matrix product and a top-k; no file of its own, it reads the vectors of the bank
+    hnsw        a graph of near neighbors (arXiv:1603.09320): fast single queries, every vector in memory a second time
+    ivf         vectors in lists around k-means centers, of which the nearest are scanned
+    ivf_sq8     the same with 8 bits per dimension: a quarter of the memory
+    ivf_pq      the same with half a bit to a bit per dimension, after a learned rotation (OPQ and 4-bit product quantizer)
+    ivf_rabitq  the same with one bit per dimension (arXiv:2405.12497): nothing is learned, the fastest to build
 
-`choose_index` is the documented default. A new kind is one module with a class that has `build`, `save` and `load` and
-fulfils `VectorIndex`, and one line here.
+All but the first score their candidates again with the bank's own vectors. `choose_index` is the documented default.
+A new kind is one object that fulfils `IndexKind`, and one line here.
 """
 
 from __future__ import annotations
 
 from cm3.core.registry import Registry
-from retrieval.index.protocol import VectorIndex
+from retrieval.index.protocol import IndexKind, VectorIndex
 
-__all__ = ["EXACT_LIMIT", "INDEXES", "VectorIndex", "choose_index"]
+__all__ = ["EXACT_LIMIT", "INDEXES", "IndexKind", "VectorIndex", "choose_index"]
 
 INDEXES = Registry(
     "index",
     {
         "flat": "retrieval.index.flat:FlatIndex",
-        "hnsw": "retrieval.index.hnsw:HNSWIndex",
-        "ivf": "retrieval.index.ivf:IVFIndex",
+        "hnsw": "retrieval.index.approximate:HNSW",
+        "ivf": "retrieval.index.approximate:IVF",
+        "ivf_sq8": "retrieval.index.approximate:IVF_SQ8",
+        "ivf_pq": "retrieval.index.approximate:IVF_PQ",
+        "ivf_rabitq": "retrieval.index.approximate:IVF_RABITQ",
     },
 )
 
@@ -29,9 +35,9 @@ _GRAPH_LIMIT = 5_000_000
 
 
 def choose_index(count: int) -> str:
-    """The default kind for `count` vectors: exact up to 200,000, a graph up to 5 million, inverted lists beyond.
+    """The default kind for `count` vectors: exact up to 200,000, a graph up to 5 million, compressed lists beyond.
 
     Up to 200,000 vectors of 512 numbers an exact search takes some 25 ms on one CPU core and is always right; a graph holds
-    every vector in memory twice, which inverted lists do not.
+    every vector in memory a second time, which compressed lists do not.
     """
-    return "flat" if count <= EXACT_LIMIT else "hnsw" if count <= _GRAPH_LIMIT else "ivf"
+    return "flat" if count <= EXACT_LIMIT else "hnsw" if count <= _GRAPH_LIMIT else "ivf_sq8"

@@ -13,7 +13,6 @@ import faiss
 import numpy as np
 
 from cm3.core.errors import ArtefactError
-from retrieval.index.protocol import Hits
 
 FILE = "index.faiss"
 
@@ -23,22 +22,18 @@ def write_index(index: faiss.Index, folder: Path) -> None:
     faiss.write_index(index, str(folder / FILE))
 
 
-def read_index(folder: Path, vectors: np.ndarray, kind: type[faiss.Index]) -> Any:
-    """Read the index in `folder`. Raises `ArtefactError` unless it is a `kind` over as many vectors of the same width."""
+def read_index(folder: Path, vectors: np.ndarray) -> Any:
+    """Read the index in `folder`. Raises `ArtefactError` unless it is one over as many vectors of the same width."""
     file = folder / FILE
     try:
         index = faiss.read_index(str(file))
     except RuntimeError as error:
         raise ArtefactError(f"{file} cannot be read by faiss: {str(error).splitlines()[0]}; build the memory again") from None
-    found = (type(index).__name__, index.ntotal, index.d, index.metric_type)
-    expected = (kind.__name__, *vectors.shape, faiss.METRIC_INNER_PRODUCT)
+    found = (index.ntotal, index.d, index.metric_type, index.is_trained)
+    expected = (*vectors.shape, faiss.METRIC_INNER_PRODUCT, True)
     if found != expected:
-        raise ArtefactError(f"{file} is {found}, but its vectors ask for {expected}; build the memory again")
+        raise ArtefactError(
+            f"{file} does not belong to these vectors: its (count, width, metric, trained) are {found}, expected {expected}; "
+            "build the memory again"
+        )
     return index
-
-
-def ordered_hits(scores: np.ndarray, rows: np.ndarray) -> Hits:
-    """faiss results in the order of `Hits`: score falling, equal scores by row, missing ones (row -1) last."""
-    scores = np.where(rows < 0, -np.inf, scores).astype(np.float32)
-    order = np.lexsort((rows, -scores), axis=1)
-    return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)

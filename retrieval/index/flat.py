@@ -1,12 +1,12 @@
 """Exact search: one matrix product per block of vectors, then a top-k. Right by construction, and the default.
 
 A batch of queries shares one pass over the vectors, and torch's matrix product is several times faster than the one in
-faiss wheels. Candidates are scored again in double precision, so scores do not depend on the batch a query came in, and
-equal vectors get equal scores; among equals the lower row goes first.
+faiss wheels. The candidates are scored again in double precision (`exact_hits`), so neither blocks nor batches change a result.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from retrieval.index.protocol import Hits
+from retrieval.index.scoring import exact_hits
 
 _BLOCK_SCORES = 2**24  # scores held at a time: 64 MiB
 _MARGIN = 8  # candidates beyond k that are scored again
@@ -21,7 +22,7 @@ _ROUNDING = 1e-5  # more than a float32 product of unit vectors can be wrong
 
 
 class FlatIndex:
-    """Fulfils `VectorIndex` over an array (N, E) float32, which may be memory-mapped; it owns no file."""
+    """Fulfils `VectorIndex`, and as a class `IndexKind`, over an array (N, E) float32, which may be memory-mapped."""
 
     def __init__(self, vectors: np.ndarray) -> None:
         self.vectors = vectors
@@ -32,7 +33,7 @@ class FlatIndex:
         return cls(vectors)
 
     @classmethod
-    def load(cls, folder: Path, vectors: np.ndarray) -> FlatIndex:
+    def load(cls, folder: Path, vectors: np.ndarray, description: Mapping[str, Any]) -> FlatIndex:
         """Refer to `vectors`; `folder` holds nothing of a flat index."""
         return cls(vectors)
 
@@ -47,13 +48,13 @@ class FlatIndex:
         """The exact `k` nearest of each query; `k` may be at most N."""
         wanted = min(k + _MARGIN, len(self.vectors))
         approximate, rows = self._candidates(torch.from_numpy(np.ascontiguousarray(queries)), wanted)
-        scores = _exact_scores(queries, self.vectors, rows)
-        order = np.lexsort((rows, -scores), axis=1)[:, :k]
-        scores, rows = np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+        scores, rows = exact_hits(queries, self.vectors, rows, k)
         if wanted < len(self.vectors):
             crowded = approximate[:, -1] >= approximate[:, k - 1] - _ROUNDING  # more near-equals than candidates
-            for query in np.flatnonzero(crowded):
-                scores[query], rows[query] = self._among_equals(queries[query], float(approximate[query, k - 1]), k)
+            for place in np.flatnonzero(crowded):
+                query, threshold = queries[place : place + 1], approximate[place, k - 1] - _ROUNDING
+                equals = np.flatnonzero(self.vectors @ query[0] >= threshold)[None]  # (1, candidates)
+                [scores[place]], [rows[place]] = exact_hits(query, self.vectors, equals, k)
         return scores, rows
 
     def _candidates(self, queries: torch.Tensor, wanted: int) -> Hits:
@@ -67,18 +68,3 @@ class FlatIndex:
             top = pool[0].topk(min(wanted, pool[0].shape[1]), dim=1)
             best = top.values, pool[1].gather(1, top.indices)
         return best[0].numpy(), best[1].numpy()
-
-    def _among_equals(self, query: np.ndarray, threshold: float, k: int) -> Hits:
-        """One query whose k-th score is shared by many vectors: score all of them."""
-        scores = self.vectors @ query  # (N,)
-        rows = np.flatnonzero(scores >= threshold - _ROUNDING)[None]  # (1, candidates)
-        exact = _exact_scores(query[None], self.vectors, rows)
-        order = np.lexsort((rows, -exact), axis=1)[0, :k]
-        return exact[0, order], rows[0, order]
-
-
-def _exact_scores(queries: np.ndarray, vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Inner products of each query with its own `rows` (B, C), summed in double precision, as float32."""
-    products = vectors[rows].astype(np.float64) * queries[:, None].astype(np.float64)  # (B, C, E)
-    scores: np.ndarray = products.sum(axis=2).astype(np.float32)
-    return scores

@@ -82,6 +82,6 @@ def clip_bank(tmp_path_factory: pytest.TempPathFactory, clip_folder: Path) -> Pa
 
 @pytest.fixture
 def unit_vectors() -> np.ndarray:
-    """(400, 16) float32 rows of length 1."""
-    vectors = np.random.default_rng(5).normal(size=(400, 16)).astype(np.float32)
+    """(700, 16) float32 rows of length 1."""
+    vectors = np.random.default_rng(5).normal(size=(700, 16)).astype(np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -17,7 +17,7 @@ from cm3.documents.report import ReadReport
 from cm3.documents.writers import write_documents
 from retrieval.config import BuildConfig
 from retrieval.encoders.hashing import HashingEncoder
-from retrieval.index.hnsw import HNSWIndex
+from retrieval.index.approximate import ApproximateIndex
 
 
 def test_from_a_source_on_disk_with_its_account(pairs: list[Document], tmp_path: Path) -> None:
@@ -89,14 +89,14 @@ def test_an_index_below_the_floor_is_not_published(
     info = retrieval.open(built.path).info.recall
     assert info["low"] <= info["value"] <= info["high"]
     assert info["queries"] >= 500
-    monkeypatch.setattr(HNSWIndex, "search", _first_rows)
+    monkeypatch.setattr(ApproximateIndex, "search", _first_rows)
     with pytest.raises(ArtefactError, match="below the floor of 95.0%"):
         retrieval.build(pairs, tmp_path / "bad", "hashing", BuildConfig(index="hnsw"))
     assert not (tmp_path / "bad").exists()
 
 
 def test_too_few_vectors_for_the_index(pairs: list[Document], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="ivf index needs at least"):
+    with pytest.raises(InputError, match="'ivf' needs at least"):
         retrieval.build(pairs, tmp_path / "bank", "hashing", BuildConfig(index="ivf"))
 
 
@@ -122,7 +122,7 @@ def _interrupted(documents: Sequence[Document]) -> Iterator[Document]:
     raise KeyboardInterrupt
 
 
-def _first_rows(self: HNSWIndex, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def _first_rows(self: ApproximateIndex, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     return np.zeros((len(queries), k), np.float32), np.broadcast_to(np.arange(k), (len(queries), k))
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from cm3.core.artefact import hash_file
 from cm3.core.errors import ArtefactError, InputError, UsageError
-from retrieval.index import EXACT_LIMIT, INDEXES, VectorIndex, choose_index
+from retrieval.index import EXACT_LIMIT, INDEXES, IndexKind, VectorIndex, choose_index
 from retrieval.index.faiss_files import FILE
 from retrieval.index.flat import FlatIndex
 
@@ -20,10 +20,11 @@ APPROXIMATE = [name for name in INDEXES.names() if name != "flat"]
 def test_contract(name: str, unit_vectors: np.ndarray, tmp_path: Path) -> None:
     """Built, saved and loaded: the same hits, in falling order, without repetition; most of them right."""
     kind = INDEXES.get(name)
+    assert isinstance(kind, IndexKind)
     built = kind.build(unit_vectors, seed=3)
     assert isinstance(built, VectorIndex)
     built.save(tmp_path)
-    loaded = kind.load(tmp_path, unit_vectors)
+    loaded = kind.load(tmp_path, unit_vectors, built.describe())
     scores, rows = loaded.search(unit_vectors[:50], 10)
     again = built.search(unit_vectors[:50], 10)
     assert (rows == again[1]).all()
@@ -47,29 +48,42 @@ def test_equal_input_gives_an_equal_file(name: str, unit_vectors: np.ndarray, tm
 
 @pytest.mark.parametrize("name", APPROXIMATE)
 def test_an_index_of_other_vectors_is_refused(name: str, unit_vectors: np.ndarray, tmp_path: Path) -> None:
-    INDEXES.get(name).build(unit_vectors, seed=3).save(tmp_path)
+    built = INDEXES.get(name).build(unit_vectors, seed=3)
+    built.save(tmp_path)
     for other in (unit_vectors[1:], np.ascontiguousarray(unit_vectors[:, 1:])):
         with pytest.raises(ArtefactError, match="build the memory again"):
-            INDEXES.get(name).load(tmp_path, other)
+            INDEXES.get(name).load(tmp_path, other, built.describe())
 
 
-@pytest.mark.parametrize("name", APPROXIMATE)
-def test_an_index_of_another_kind_or_none_is_refused(name: str, unit_vectors: np.ndarray, tmp_path: Path) -> None:
-    with pytest.raises(ArtefactError):
-        INDEXES.get(name).load(tmp_path, unit_vectors)
-    other = next(kind for kind in APPROXIMATE if kind != name)
-    INDEXES.get(other).build(unit_vectors, seed=3).save(tmp_path)
-    with pytest.raises(ArtefactError, match="build the memory again"):
-        INDEXES.get(name).load(tmp_path, unit_vectors)
+def test_an_index_that_is_not_as_described_is_refused(unit_vectors: np.ndarray, tmp_path: Path) -> None:
+    lists = INDEXES.get("ivf").build(unit_vectors, seed=3)
+    lists.save(tmp_path)
+    for change in ({"scanned_lists": 99}, {"kind": "hnsw"}, {"rerank": 7}):
+        with pytest.raises(ArtefactError, match="described as"):
+            INDEXES.get("ivf").load(tmp_path, unit_vectors, {**lists.describe(), **change})
+    INDEXES.get("hnsw").build(unit_vectors, seed=3).save(tmp_path)
+    with pytest.raises(ArtefactError, match="described as"):
+        INDEXES.get("ivf").load(tmp_path, unit_vectors, lists.describe())
+
+
+@pytest.mark.parametrize("content", [None, b"", b"IxFI garbage"])
+def test_a_file_that_faiss_cannot_read_is_an_artefact_error(
+    content: bytes | None, unit_vectors: np.ndarray, tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / FILE).write_bytes(content)
+    with pytest.raises(ArtefactError, match=r"index\.faiss"):
+        INDEXES.get("hnsw").load(tmp_path, unit_vectors, {})
 
 
 def test_too_few_vectors_for_lists_are_an_input_error(unit_vectors: np.ndarray) -> None:
-    with pytest.raises(InputError, match="at least 156 vectors, got 100"):
-        INDEXES.get("ivf").build(unit_vectors[:100], seed=0)
+    for name, least in (("ivf", 156), ("ivf_sq8", 156), ("ivf_rabitq", 156), ("ivf_pq", 624)):
+        with pytest.raises(InputError, match=f"at least {least} vectors, got 100"):
+            INDEXES.get(name).build(unit_vectors[:100], seed=0)
 
 
 def test_the_rule_by_size() -> None:
-    assert [choose_index(count) for count in (1, EXACT_LIMIT, EXACT_LIMIT + 1, 10**7)] == ["flat", "flat", "hnsw", "ivf"]
+    assert [choose_index(count) for count in (1, EXACT_LIMIT, EXACT_LIMIT + 1, 10**7)] == ["flat", "flat", "hnsw", "ivf_sq8"]
 
 
 def test_an_unknown_kind_is_a_usage_error() -> None:
