@@ -30,6 +30,14 @@ def _taming(image_size: int, multipliers: tuple[int, ...], attention_levels: tup
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"image_size": 48, "downsample_factor": 8, "codebook_size": 512, "codebook_dim": 64, "network": "patch"},
     "quickstart": {"image_size": 48, "downsample_factor": 8, "codebook_size": 1024, "codebook_dim": 64, "network": "patch"},
+    "pictures": {
+        "image_size": 64,
+        "downsample_factor": 8,
+        "codebook_size": 1024,
+        "codebook_dim": 64,
+        "network": "patch",
+        "network_options": {"pixel_channels": 16},
+    },
     "make-a-scene-256": _taming(256, (1, 1, 2, 4), (3,), codebook_size=8192),
     "chameleon-512": _taming(512, (1, 1, 2, 2, 4), (), codebook_size=8192),
     "llamagen-16": _taming(256, (1, 1, 2, 2, 4), (4,), codebook_size=16384, codebook_dim=8, quantizer="cosine"),

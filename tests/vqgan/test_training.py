@@ -125,7 +125,7 @@ def test_a_frozen_encoder_keeps_its_codes(picture_folder: Path, tmp_path: Path, 
 
 
 def test_every_loss_term_trains(picture_folder: Path, tmp_path: Path) -> None:
-    task = _task(picture_folder, tmp_path, loss={"l2": 1.0, "perceptual": "edges"})
+    task = _task(picture_folder, tmp_path, loss={"l2": 4.0, "perceptual": "edges"})
     batch = task.batch(0, Shard(0, 1))
     both = float(task.loss("model", batch, 0)[1]["reconstruction"])
     single = float(_task(picture_folder, tmp_path).loss("model", batch, 0)[1]["reconstruction"])
