@@ -44,9 +44,10 @@ def evaluate(
     import vqgan
     from cm3.documents.readers import read_documents
 
+    opened = vqgan.from_pretrained(tokenizer)
     documents = read_documents(data)
     images = list(islice((segment.load() for document in documents for segment in document.images), limit))
     if not images:
         raise InputError(f"{data} holds no picture to evaluate on")
-    figures = vqgan.evaluate(vqgan.from_pretrained(tokenizer), images)
+    figures = vqgan.evaluate(opened, images)
     emit(figures, table([{name: value for name, value in figures.items() if isinstance(value, int | float)}]), as_json)

@@ -122,8 +122,9 @@ def require_replaceable(path: Path | str, kind: str) -> None:
     """
     path = Path(path).absolute()
     require_writable(path.parent)
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return
+    with storage_errors(path):
+        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            return
     if not (path / MANIFEST).is_file():
         raise StorageError(f"{path} exists and is not an artefact folder, so it is not replaced; choose another place or move it")
     try:
