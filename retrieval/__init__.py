@@ -14,26 +14,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from retrieval.bank import MemoryBank, open_bank
-    from retrieval.building import BuildConfig, build
+    from retrieval.building import add, build, remove
+    from retrieval.config import BuildConfig, RetrieverConfig, TrainEncoderConfig
     from retrieval.encoders import load_encoder
     from retrieval.evaluation import evaluate
     from retrieval.rerank import CLIPReranker
-    from retrieval.retriever import NeighborFinder, RetrieverConfig
-    from retrieval.training import TrainEncoderConfig, train_encoder
+    from retrieval.retriever import NeighborFinder
+    from retrieval.training import train_encoder
 
     open = open_bank
 
 _LAZY = {
-    "BuildConfig": "retrieval.building:BuildConfig",
+    "BuildConfig": "retrieval.config:BuildConfig",
     "CLIPReranker": "retrieval.rerank:CLIPReranker",
     "MemoryBank": "retrieval.bank:MemoryBank",
     "NeighborFinder": "retrieval.retriever:NeighborFinder",
-    "RetrieverConfig": "retrieval.retriever:RetrieverConfig",
-    "TrainEncoderConfig": "retrieval.training:TrainEncoderConfig",
+    "RetrieverConfig": "retrieval.config:RetrieverConfig",
+    "TrainEncoderConfig": "retrieval.config:TrainEncoderConfig",
+    "add": "retrieval.building:add",
     "build": "retrieval.building:build",
     "evaluate": "retrieval.evaluation:evaluate",
     "load_encoder": "retrieval.encoders:load_encoder",
     "open": "retrieval.bank:open_bank",
+    "remove": "retrieval.building:remove",
     "train_encoder": "retrieval.training:train_encoder",
 }
 
@@ -44,10 +47,12 @@ __all__ = [
     "NeighborFinder",
     "RetrieverConfig",
     "TrainEncoderConfig",
+    "add",
     "build",
     "evaluate",
     "load_encoder",
     "open",
+    "remove",
     "train_encoder",
 ]
 

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from cm3.core.artefact import fingerprint, read_json, verify
+from cm3.core.artefact import read_json, verify
 from cm3.core.errors import ArtefactError, InputError, UsageError
 from cm3.core.runfile import RunConfig, validate
 from cm3.documents.document import Document, Neighbor
@@ -29,8 +29,11 @@ from retrieval.encoders.fingerprint import encoder_fingerprint
 from retrieval.index import INDEXES, VectorIndex
 from retrieval.index.protocol import Hits
 from retrieval.store import DocumentStore
+from retrieval.vectors import load_vectors
 
 KIND = "memory"
+BANK_FILE = "bank.json"
+ENCODER_FOLDER = "encoder"
 
 
 class BankInfo(RunConfig):
@@ -57,7 +60,7 @@ class MemoryBank:
     def __init__(self, folder: Path, info: BankInfo, encoder_path: Path | None, device: str = "cpu") -> None:
         self.folder, self.info, self._encoder_path, self._device = folder, info, encoder_path, device
         self.store = DocumentStore(folder)
-        self.vectors = _load_vectors(folder / "vectors.npy", (info.count, info.width))
+        self.vectors = load_vectors(folder, (info.count, info.width))
         if len(self.store) != info.count:
             raise ArtefactError(f"{folder} holds {len(self.store)} documents but {info.count} vectors; build the memory again")
         self.index: VectorIndex = INDEXES.get(str(info.index["kind"])).load(folder, self.vectors, info.index)
@@ -140,7 +143,7 @@ def open_bank(path: Path | str, encoder: Path | str | None = None, verified: boo
     folder = Path(path)
     verify(folder, KIND, hashes=verified)
     try:
-        info = validate(BankInfo, read_json(folder / "bank.json"), str(folder / "bank.json"))
+        info = validate(BankInfo, read_json(folder / BANK_FILE), str(folder / BANK_FILE))
     except UsageError as error:  # a bank of another format is the artefact's fault, not the user's
         raise ArtefactError(f"{error}; this memory was written by another version, build it again") from None
     return MemoryBank(folder, info, None if encoder is None else Path(encoder), device)
@@ -159,24 +162,13 @@ def _find_encoder(folder: Path, given: Path | None, info: BankInfo) -> Path:
     """The folder of the bank's encoder: the given one, or the first of the two usual places whose fingerprint is right."""
     if given is not None:
         return given
-    places = [place for place in (folder / "encoder", folder.absolute().parent / "encoder") if (place / "config.json").is_file()]
+    places = [
+        place
+        for place in (folder / ENCODER_FOLDER, folder.absolute().parent / ENCODER_FOLDER)
+        if (place / "config.json").is_file()
+    ]
     if not places:
         raise ArtefactError(f"{folder} carries no encoder and none lies beside it; say where encoder {info.encoder[:12]} is")
     if info.encoder_kind == "hashing":
         return places[0]
     return next((place for place in places if encoder_fingerprint(place) == info.encoder), places[0])
-
-
-def _load_vectors(file: Path, shape: tuple[int, int]) -> np.ndarray:
-    try:
-        vectors: np.ndarray = np.load(file, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise ArtefactError(f"{file} cannot be read: {error}; build the memory again") from None
-    if vectors.shape != shape or vectors.dtype != np.float32:
-        raise ArtefactError(f"{file} holds {vectors.dtype} of shape {vectors.shape}, expected float32 {shape}; build it again")
-    return vectors
-
-
-def bank_fingerprint(path: Path | str) -> str:
-    """The identity of the bank at `path`: changes with any byte of it."""
-    return fingerprint(path)

@@ -1,15 +1,18 @@
-"""Building a memory bank: documents in, a verified folder out.
+"""Building and changing memory banks: documents in, a verified folder out, published by one rename.
 
-    read (accounted) → encode in batches → vectors → index → recall against exact search → publish by one rename
+    build    a source of documents → a new bank
+    add      a bank and a source → the same bank with more documents, encoded by its own encoder
+    remove   a bank and ids → the same bank without them
 
-Nothing is published when a document cannot be encoded, an id is double, the index finds too little, or the disk is full.
+Nothing is published when a document cannot be encoded, an id is double, the index finds too little, or the disk is full:
+what stood there before still stands. Readers of an older bank keep it until they close it.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -18,26 +21,20 @@ from typing import Any
 
 import numpy as np
 
-from cm3.core.artefact import MANIFEST, fingerprint, write_json, writing
-from cm3.core.errors import ArtefactError, InputError, UsageError
+from cm3.core.artefact import MANIFEST, fingerprint, read_manifest, require_replaceable, writing
+from cm3.core.errors import InputError, UsageError
 from cm3.core.progress import progress
-from cm3.core.seeding import numpy_generator
 from cm3.core.storage import sibling
 from cm3.documents.document import Document, ImageSegment, Segment
 from cm3.documents.readers import read_documents
 from cm3.documents.report import ReadReport
-from retrieval.bank import KIND, BankInfo
+from retrieval.bank import ENCODER_FOLDER, KIND, MemoryBank, open_bank
+from retrieval.bank_writer import BankWriter
 from retrieval.config import BuildConfig
-from retrieval.embedding import embed_documents
-from retrieval.encoders import ENCODERS, Encoder, load_encoder
+from retrieval.encoders import Encoder, load_encoder
 from retrieval.encoders.fingerprint import decisive_files
 from retrieval.encoders.hashing import HashingEncoder
-from retrieval.index import INDEXES, VectorIndex, choose_index
-from retrieval.index.flat import FlatIndex
-from retrieval.store import DocumentWriter
 
-_RECALL_QUERIES = 500
-_RECALL_AT = 10
 _LEAST_PAIRS = 64  # fewer teach an encoder nothing
 
 _logger = logging.getLogger(__name__)
@@ -74,69 +71,87 @@ def build(
     `config.min_recall`, `StorageError` when the disk is full; `out` is then as it was.
     """
     config, out = config or BuildConfig(), Path(out)
+    require_replaceable(out, KIND)
     scratch = sibling(out, prefix=".", suffix=".encoder")
     folder = _encoder_folder(source, out, encoder, scratch)
     loaded = HashingEncoder() if folder is None else load_encoder(folder)
-    with writing(out, KIND, _provenance(source, folder)) as temporary:
-        info = _fill(temporary, source, loaded, config, report)
-        if config.embed_encoder or folder in (None, scratch):  # those stand nowhere else
-            _embed_encoder(loaded, folder, temporary / "encoder")
-        write_json(temporary / "bank.json", info.model_dump(mode="json"))
+    embedded = folder if config.embed_encoder or folder == scratch else None  # the trained one stands nowhere else
+    provenance = {"source": _name(source), **_stated_encoder(folder)}
+
+    def fill(writer: BankWriter) -> None:
+        _add_all(writer, source, config, report)
+
+    built = _publish(out, provenance, loaded, config, embedded, fill)
     shutil.rmtree(scratch, ignore_errors=True)
+    return built
+
+
+def add(path: Path | str, source: Source, config: BuildConfig | None = None, report: ReadReport | None = None) -> BuiltBank:
+    """Add the documents of `source` to the bank at `path`, encoded by its own encoder; the others keep their rows.
+
+    config: of the new index (`embed_encoder` has no effect: the bank stays as it is). Raises what `build` and `open_bank` raise.
+    """
+    bank, config = open_bank(path), config or BuildConfig()
+    everything = np.arange(len(bank))
+
+    def fill(writer: BankWriter) -> None:
+        writer.take_over(bank, everything)
+        _add_all(writer, source, config, report)
+
+    return _republish(bank, config, fill)
+
+
+def remove(path: Path | str, ids: Iterable[str], config: BuildConfig | None = None) -> BuiltBank:
+    """Remove the documents called `ids` from the bank at `path`; the others keep their order.
+
+    Raises `InputError` for an id that is not there, or when nothing would be left, and what `open_bank` raises.
+    """
+    bank, named = open_bank(path), set(ids)
+    if unknown := named - bank.store.rows.keys():
+        raise InputError(f"{path} holds no document {min(unknown)!r} ({len(unknown)} of {len(named)} ids are unknown)")
+    rows = np.array([row for row, name in enumerate(bank.ids) if name not in named], np.int64)
+    if not len(rows):
+        raise InputError(f"{path} would be empty without these {len(named)} documents; delete the folder instead")
+    return _republish(bank, config or BuildConfig(), lambda writer: writer.take_over(bank, rows))
+
+
+def _republish(bank: MemoryBank, config: BuildConfig, fill: Callable[[BankWriter], None]) -> BuiltBank:
+    """Write `bank` anew with other documents; it keeps its provenance, and its copy of the encoder if it has one."""
+    own = bank.folder / ENCODER_FOLDER
+    provenance = dict(read_manifest(bank.folder).provenance)
+    return _publish(bank.folder, provenance, bank.encoder, config, own if own.is_dir() else None, fill)
+
+
+def _publish(
+    out: Path,
+    provenance: dict[str, Any],
+    encoder: Encoder,
+    config: BuildConfig,
+    embedded: Path | None,
+    fill: Callable[[BankWriter], None],
+) -> BuiltBank:
+    """Write a bank with what `fill` puts into it; `embedded` is the encoder folder to copy, None for no copy."""
+    with writing(out, KIND, provenance) as temporary:
+        with closing(BankWriter(temporary, encoder, config)) as writer:
+            fill(writer)
+            info = writer.finish()
+        if isinstance(encoder, HashingEncoder):  # a few bytes, and it stands nowhere else
+            (temporary / ENCODER_FOLDER).mkdir()
+            encoder.save(temporary / ENCODER_FOLDER)
+        elif embedded is not None:
+            _copy_encoder(embedded, temporary / ENCODER_FOLDER)
     return BuiltBank(out, info.count, str(info.index["kind"]), float(info.recall["value"]), info.encoder)
 
 
-def _fill(folder: Path, source: Source, encoder: Encoder, config: BuildConfig, report: ReadReport | None) -> BankInfo:
-    """Write documents, vectors and index into `folder`."""
-    blocks, documents, total = [], _documents(source, config, report), _count(source, config)
-    with closing(DocumentWriter(folder, config.max_image_side)) as writer, progress(total, "memory", unit="document") as bar:
+def _add_all(writer: BankWriter, source: Source, config: BuildConfig, report: ReadReport | None) -> None:
+    """Encode and append every document of `source`, with progress."""
+    documents = islice(_checked(source, report) if isinstance(source, str | Path) else iter(source), config.max_documents)
+    known = len(source) if isinstance(source, Sized) and not isinstance(source, str) else 0
+    total = min(known, config.max_documents or known) or config.max_documents or 0
+    with progress(total, "memory", unit="document") as bar:
         while batch := [_decoded(document) for document in islice(documents, config.batch_size)]:
-            blocks.append(embed_documents(batch, encoder))
-            for document in batch:
-                writer.add(document)
+            writer.add(batch)
             bar.advance(len(batch))
-        if not blocks:
-            raise InputError("there are no documents to remember; give a source with at least one")
-        writer.finish()
-    vectors = np.concatenate(blocks)  # (N, E)
-    np.save(folder / "vectors.npy", vectors)
-    kind = choose_index(len(vectors)) if config.index == "auto" else config.index
-    index: VectorIndex = INDEXES.get(kind).build(vectors, config.seed)
-    index.save(folder)
-    recall = measure_recall(index, vectors, config.seed)
-    if recall["value"] < config.min_recall:
-        raise ArtefactError(
-            f"the {kind} index finds {recall['value']:.1%} of what an exact search finds, below the floor of "
-            f"{config.min_recall:.1%}, and was not published; take another index, or lower min_recall"
-        )
-    return BankInfo(
-        count=len(vectors), width=vectors.shape[1], encoder=encoder.fingerprint, encoder_kind=_kind(encoder),
-        index=index.describe(), recall=recall,
-    )  # fmt: skip
-
-
-def measure_recall(index: VectorIndex, vectors: np.ndarray, seed: int) -> dict[str, float | int]:
-    """Share of the exact 10 nearest that `index` finds, over up to 500 queries that are in no bank: midpoints of two documents.
-
-    "value", the 95 % interval "low" to "high" (normal, over queries), "queries" and "at". An exact index is not measured.
-    """
-    if isinstance(index, FlatIndex):
-        return {"value": 1.0, "low": 1.0, "high": 1.0, "queries": 0, "at": _RECALL_AT}
-    rng, k = numpy_generator(seed, "recall"), min(_RECALL_AT, len(vectors))
-    first, second = rng.integers(len(vectors), size=(2, _RECALL_QUERIES))
-    queries = vectors[first] + 0.5 * vectors[second]
-    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-    _, expected = FlatIndex(vectors).search(queries, k)
-    _, found = index.search(queries, k)
-    shares = np.array([np.isin(want, got).mean() for want, got in zip(expected, found, strict=True)])
-    margin = 1.96 * float(shares.std(ddof=1)) / len(shares) ** 0.5
-    value = float(shares.mean())
-    return {"value": value, "low": value - margin, "high": min(1.0, value + margin), "queries": len(shares), "at": k}
-
-
-def _documents(source: Source, config: BuildConfig, report: ReadReport | None) -> Iterator[Document]:
-    documents = _checked(source, report) if isinstance(source, str | Path) else iter(source)
-    return islice(documents, config.max_documents)
 
 
 def _checked(source: Path | str, report: ReadReport | None) -> Iterator[Document]:
@@ -146,12 +161,6 @@ def _checked(source: Path | str, report: ReadReport | None) -> Iterator[Document
     report.check()
 
 
-def _count(source: Source, config: BuildConfig) -> int:
-    """How many documents are to come, as far as it is known without reading; 0 if it is not."""
-    known = len(source) if isinstance(source, Sized) and not isinstance(source, str) else 0
-    return min(known, config.max_documents or known) or config.max_documents or 0
-
-
 def _decoded(document: Document) -> Document:
     """The document with every picture decoded once, for the encoder, the hash and the file alike."""
     return replace(document, segments=tuple(map(_decoded_segment, document.segments)))
@@ -159,7 +168,7 @@ def _decoded(document: Document) -> Document:
 
 def _decoded_segment(segment: Segment) -> Segment:
     if isinstance(segment, ImageSegment) and (segment.image or segment.encoded or segment.path):
-        return ImageSegment(image=segment.load())
+        return ImageSegment(image=segment.load(), codes=segment.codes)
     return segment
 
 
@@ -167,7 +176,7 @@ def _encoder_folder(source: Source, out: Path, encoder: Path | str | None, scrat
     """The folder of the encoder to use; None for the hashing one."""
     if encoder is not None:
         return None if encoder == "hashing" else Path(encoder)
-    beside = out.absolute().parent / "encoder"
+    beside = out.absolute().parent / ENCODER_FOLDER
     if (beside / "config.json").is_file():
         return beside
     if not isinstance(source, str | Path):
@@ -187,21 +196,17 @@ def _new_encoder(source: Path | str, out: Path, scratch: Path) -> Path | None:
     return train_encoder(source, scratch, report=ReadReport()).path
 
 
-def _embed_encoder(encoder: Encoder, source: Path | None, target: Path) -> None:
-    """Copy what decides the vectors into the bank."""
+def _copy_encoder(source: Path, target: Path) -> None:
+    """Copy what decides the vectors, and what transformers wants beside it."""
     target.mkdir()
-    if isinstance(encoder, HashingEncoder):
-        encoder.save(target)
-    elif source is not None:
-        for file in [*decisive_files(source), *source.glob("tokenizer_config.json")]:
-            shutil.copyfile(file, target / file.name)
+    for file in [*decisive_files(source), *source.glob("tokenizer_config.json")]:
+        shutil.copyfile(file, target / file.name)
 
 
-def _provenance(source: Source, encoder: Path | None) -> dict[str, Any]:
-    """Where the documents came from, and the fingerprint of the encoder's artefact if it is one."""
-    stated = {"encoder": fingerprint(encoder)} if encoder is not None and (encoder / MANIFEST).is_file() else {}
-    return {"source": str(source) if isinstance(source, str | Path) else "documents", **stated}
+def _name(source: Source) -> str:
+    return str(source) if isinstance(source, str | Path) else "documents"
 
 
-def _kind(encoder: Encoder) -> str:
-    return next((name for name in ENCODERS.names() if isinstance(encoder, ENCODERS.get(name))), type(encoder).__name__)
+def _stated_encoder(folder: Path | None) -> dict[str, str]:
+    """The fingerprint of the encoder's artefact, if it is one: a model folder compares it with its own encoder's."""
+    return {"encoder": fingerprint(folder)} if folder is not None and (folder / MANIFEST).is_file() else {}

@@ -6,8 +6,8 @@
     ids.json            the ids in row order, unique
     content.npy         (N, 2) uint64: a hash of the text and a hash of the pixels, 0 where there is none
 
-A text segment is {"type": "text", "text"}; an image segment {"type": "image", "at": [start, length]} or
-{"type": "image", "codes": [[…]]}.
+A text segment is {"type": "text", "text"}; an image segment {"type": "image", "at": [start, length]},
+{"type": "image", "codes": [[…]]}, or one with both.
 """
 
 from __future__ import annotations
@@ -40,19 +40,23 @@ class DocumentWriter:
         self._offsets, self._ids, self._content = [0], dict[str, None](), list[tuple[int, int]]()
 
     def add(self, document: Document) -> None:
-        """Append one document. Raises `InputError` if its id is already there."""
-        if document.id in self._ids:
-            raise InputError(f"two documents have the id {document.id!r}; ids must be unique within a memory")
+        """Append one document. Raises `InputError` if its id is already there or its meta is no JSON."""
         segments = [self._segment(segment) for segment in document.segments]
         record = {"id": document.id, "segments": segments, "meta": dict(document.meta)}
         try:
             line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
         except (TypeError, ValueError) as error:
             raise InputError(f"document {document.id!r} cannot be stored: {error}; meta must hold JSON values") from None
-        self._lines.write(line)
-        self._offsets.append(self._offsets[-1] + len(line))
-        self._ids[document.id] = None
-        self._content.append(content_hash(document))
+        self._append(document.id, line, content_hash(document))
+
+    def take_over(self, store: DocumentStore, row: int) -> None:
+        """Append a stored document as it is, its pictures byte by byte. Raises `InputError` if its id is already there."""
+        record = store.record(row)
+        for segment in record["segments"]:
+            if "at" in segment:
+                segment["at"] = self._append_picture(store.picture(*segment["at"]))
+        text, pixels = store.content[row].tolist()
+        self._append(record["id"], json.dumps(record, ensure_ascii=False).encode() + b"\n", (text, pixels))
 
     def finish(self) -> None:
         """Close the files and write the tables."""
@@ -69,15 +73,27 @@ class DocumentWriter:
     def _segment(self, segment: Segment) -> dict[str, Any]:
         if isinstance(segment, TextSegment):
             return {"type": "text", "text": segment.text}
-        if segment.codes is not None and segment.image is None and segment.encoded is None and segment.path is None:
-            return {"type": "image", "codes": segment.codes.tolist()}
+        codes = {} if segment.codes is None else {"codes": segment.codes.tolist()}
+        if codes and _only_codes(segment):
+            return {"type": "image", **codes}
         image = segment.load()
         if self.max_image_side is not None:
             image.thumbnail((self.max_image_side, self.max_image_side), Image.Resampling.BICUBIC)
-        start = self._pictures.tell()
         image.save(stream := io.BytesIO(), "PNG", compress_level=_PNG_LEVEL)
-        self._pictures.write(stream.getvalue())
-        return {"type": "image", "at": [start, len(stream.getvalue())]}
+        return {"type": "image", "at": self._append_picture(stream.getvalue()), **codes}
+
+    def _append_picture(self, encoded: bytes) -> list[int]:
+        start = self._pictures.tell()
+        self._pictures.write(encoded)
+        return [start, len(encoded)]
+
+    def _append(self, id: str, line: bytes, content: tuple[int, int]) -> None:
+        if id in self._ids:
+            raise InputError(f"two documents have the id {id!r}; ids must be unique within a memory")
+        self._lines.write(line)
+        self._offsets.append(self._offsets[-1] + len(line))
+        self._ids[id] = None
+        self._content.append(content)
 
 
 class DocumentStore:
@@ -113,10 +129,22 @@ class DocumentStore:
         """The row of every id."""
         return {name: row for row, name in enumerate(self.ids)}
 
-    def __getitem__(self, row: int) -> Document:
+    def record(self, row: int) -> dict[str, Any]:
+        """The JSON object of the document in `row`."""
         line = self._lines[int(self.offsets[row]) : int(self.offsets[row + 1])]
         try:
-            record = json.loads(bytes(line))
+            record: dict[str, Any] = json.loads(bytes(line))
+        except ValueError as error:
+            raise ArtefactError(f"{self.folder}: document {row} cannot be read ({error}); build the memory again") from None
+        return record
+
+    def picture(self, start: int, length: int) -> bytes:
+        """A stored PNG file."""
+        return bytes(self._pictures[start : start + length])
+
+    def __getitem__(self, row: int) -> Document:
+        record = self.record(row)
+        try:
             segments = tuple(map(self._segment, record["segments"]))
             document = Document(record["id"], segments, record["meta"])
         except (ValueError, KeyError, TypeError) as error:
@@ -128,10 +156,8 @@ class DocumentStore:
     def _segment(self, record: dict[str, Any]) -> Segment:
         if record["type"] == "text":
             return TextSegment(record["text"])
-        if "codes" in record:
-            return ImageSegment(codes=np.array(record["codes"], np.int64))
-        start, length = record["at"]
-        return ImageSegment(encoded=bytes(self._pictures[start : start + length]))
+        codes = np.array(record["codes"], np.int64) if "codes" in record else None
+        return ImageSegment(codes=codes, encoded=self.picture(*record["at"]) if "at" in record else None)
 
 
 def content_hash(document: Document) -> tuple[int, int]:
@@ -144,11 +170,15 @@ def content_hash(document: Document) -> tuple[int, int]:
         return text, 0
     total = hashlib.blake2b(digest_size=8)
     for segment in document.images:
-        only_codes = segment.image is None and segment.encoded is None and segment.path is None
-        pixels = np.asarray(segment.codes, np.int64) if only_codes else np.asarray(segment.load())
+        pixels = np.asarray(segment.codes, np.int64) if _only_codes(segment) else np.asarray(segment.load())
         total.update(f"{pixels.shape} {pixels.dtype}".encode())
         total.update(np.ascontiguousarray(pixels).tobytes())
     return text, int.from_bytes(total.digest(), "big")
+
+
+def _only_codes(segment: ImageSegment) -> bool:
+    """Whether there is no picture to show."""
+    return segment.image is None and segment.encoded is None and segment.path is None
 
 
 def _load_array(file: Path, dtype: np.dtype, ndim: int) -> np.ndarray:

@@ -80,7 +80,7 @@ class ApproximateIndex:
 
     def __init__(self, kind: ApproximateKind, recipe: str, index: Any, vectors: np.ndarray) -> None:
         self.kind, self.recipe, self.index, self.vectors = kind, recipe, index, vectors
-        self.lists = faiss.try_extract_index_ivf(index)  # None for a graph
+        self.lists: Any = faiss.try_extract_index_ivf(index)  # None for a graph
 
     def save(self, folder: Path) -> None:
         """Write the index; its vectors stay the bank's."""
@@ -95,9 +95,14 @@ class ApproximateIndex:
         """The `k` best of `k · rerank` candidates."""
         wanted = min(max(k * self.kind.rerank, 16), len(self.vectors))
         queries = np.ascontiguousarray(queries, np.float32)
-        parameters = None if self.lists is not None else faiss.SearchParametersHNSW(efSearch=max(2 * wanted, 96))
+        parameters = None if self.lists is not None else _walk(wanted)
         _, rows = self.index.search(queries, wanted, params=parameters)
         return exact_hits(queries, self.vectors, rows, k)
+
+
+def _walk(wanted: int) -> Any:
+    """How broadly a graph is walked for `wanted` candidates; per search, since searches may run side by side."""
+    return faiss.SearchParametersHNSW(efSearch=max(2 * wanted, 96))  # type: ignore[attr-defined]
 
 
 def _codes(width: int) -> int:

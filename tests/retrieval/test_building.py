@@ -117,6 +117,45 @@ def test_without_an_encoder_few_pairs_get_hashed_features(pairs: list[Document],
     assert bank.search(text=pairs[4].text)[0].document.id == pairs[4].id
 
 
+def test_adding_gives_the_bank_that_building_with_all_gives(pairs: list[Document], clip_folder: Path, tmp_path: Path) -> None:
+    retrieval.build(pairs, tmp_path / "whole", clip_folder)
+    retrieval.build(pairs[:30], tmp_path / "grown", clip_folder)
+    reader = retrieval.open(tmp_path / "grown")
+    grown = retrieval.add(tmp_path / "grown", pairs[30:])
+    assert grown.count == len(pairs)
+    for name in ("documents.jsonl", "pictures.bin", "offsets.npy", "ids.json", "content.npy", "bank.json"):
+        assert (tmp_path / "grown" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    whole, grown_bank = retrieval.open(tmp_path / "whole"), retrieval.open(tmp_path / "grown")
+    assert np.abs(np.asarray(whole.vectors) - grown_bank.vectors).max() < 1e-6
+    assert grown_bank.search(text=pairs[40].text)
+    assert len(reader.search_vectors(np.asarray(reader.vectors[:1]), 100)[0]) == 30  # an open bank stays what it was
+
+
+def test_adding_a_known_id_changes_nothing(pairs: list[Document], tmp_path: Path) -> None:
+    retrieval.build(pairs[:9], tmp_path / "bank", "hashing")
+    before = fingerprint(tmp_path / "bank")
+    with pytest.raises(InputError, match="must be unique"):
+        retrieval.add(tmp_path / "bank", pairs[8:])
+    assert fingerprint(tmp_path / "bank") == before
+
+
+def test_removing_keeps_the_order_of_the_others(pairs: list[Document], tmp_path: Path) -> None:
+    retrieval.build(pairs, tmp_path / "bank", "hashing")
+    gone = {pairs[3].id, pairs[40].id}
+    assert retrieval.remove(tmp_path / "bank", gone).count == len(pairs) - 2
+    bank = retrieval.open(tmp_path / "bank")
+    kept = [pair for pair in pairs if pair.id not in gone]
+    assert list(bank.ids) == [pair.id for pair in kept]
+    found = bank.search_vectors(np.asarray(bank.vectors), 1)
+    assert [hits[0].document.id for hits in found] == [pair.id for pair in kept]
+    for pair in kept[:5]:
+        assert (np.asarray(bank.document(pair.id).images[0].load()) == np.asarray(pair.images[0].load())).all()
+    with pytest.raises(InputError, match=pairs[3].id):
+        retrieval.remove(tmp_path / "bank", [pairs[3].id])
+    with pytest.raises(InputError, match="would be empty"):
+        retrieval.remove(tmp_path / "bank", list(bank.ids))
+
+
 def _interrupted(documents: Sequence[Document]) -> Iterator[Document]:
     yield from documents[:5]
     raise KeyboardInterrupt

@@ -1,0 +1,55 @@
+"""The vectors of a bank on disk: written block by block with their number unknown until the end, read memory-mapped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from cm3.core.errors import ArtefactError
+
+FILE = "vectors.npy"
+
+
+class VectorWriter:
+    """Appends blocks (n, E) float32 to vectors.npy; the header is written anew by `finish`, in the room NumPy leaves for that."""
+
+    def __init__(self, folder: Path, width: int) -> None:
+        self.width, self.count = width, 0
+        self._stream: BinaryIO = open(folder / FILE, "wb")  # noqa: SIM115 - closed by `close`
+        self._write_header()
+        self._start = self._stream.tell()
+
+    def add(self, block: np.ndarray) -> None:
+        """Append the rows of `block` (n, E)."""
+        self._stream.write(np.ascontiguousarray(block, np.float32).tobytes())
+        self.count += len(block)
+
+    def finish(self) -> None:
+        """State the final number of rows and close the file."""
+        self._stream.seek(0)
+        self._write_header()
+        if self._stream.tell() != self._start:
+            raise ArtefactError(f"the header of {FILE} grew while it was written; use a NumPy from 1.24 on")
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; also right after a failure."""
+        self._stream.close()
+
+    def _write_header(self) -> None:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (self.count, self.width)}
+        np.lib.format.write_array_header_1_0(self._stream, header)
+
+
+def load_vectors(folder: Path, shape: tuple[int, int]) -> np.ndarray:
+    """The (N, E) float32 vectors in `folder`, memory-mapped. Raises `ArtefactError` unless they have `shape`."""
+    file = folder / FILE
+    try:
+        vectors: np.ndarray = np.load(file, mmap_mode="c", allow_pickle=False)  # "c": torch warns about read-only arrays
+    except (OSError, ValueError) as error:
+        raise ArtefactError(f"{file} cannot be read: {error}; build the memory again") from None
+    if vectors.shape != shape or vectors.dtype != np.float32:
+        raise ArtefactError(f"{file} holds {vectors.dtype} of shape {vectors.shape}, expected float32 {shape}; build it again")
+    return vectors
