@@ -1,9 +1,9 @@
 """How a benchmark measures: ours and the peer in turns, the median of each, one JSON object per row.
 
-    row             what was measured          ours, peer     medians, in `unit`
-    ratio           how many times ours is better (time: peer / ours)
-    limit_fraction  share of the physical limit that ours reaches, or null where none was measured
-    gate            "ok" when both gave the same result, otherwise why not
+row             what was measured          ours, peer     medians, in `unit`
+ratio           how many times ours is better (time: peer / ours)
+limit_fraction  share of the physical limit that ours reaches, or null where none was measured
+gate            "ok" when both gave the same result, otherwise why not
 """
 
 from __future__ import annotations

@@ -65,9 +65,7 @@ def test_an_unknown_crash_point_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "missing", "extra", "no manifest"])
-def test_a_damaged_checkpoint_is_named_and_passed_over(
-    damage, tmp_path, settings, train_quietly, tiny_task, state_hashes
-):
+def test_a_damaged_checkpoint_is_named_and_passed_over(damage, tmp_path, settings, train_quietly, tiny_task, state_hashes):
     config = settings(steps=6, checkpoint_every=3)
     train_quietly(tiny_task(), config, tmp_path)
     expected = state_hashes(tmp_path, 6)

@@ -14,7 +14,7 @@ from cm3.train.config import TrainConfig
 
 def test_a_run_file_with_overrides(tmp_path):
     path = tmp_path / "run.toml"
-    path.write_text('steps = 50\nlearning_rate = 3e-4\nbetas = [0.9, 0.99]\nema_decay = 0.99\n')
+    path.write_text("steps = 50\nlearning_rate = 3e-4\nbetas = [0.9, 0.99]\nema_decay = 0.99\n")
     config = load_run(TrainConfig, path, ["steps=60", "schedule=wsd"])
     assert (config.steps, config.learning_rate, config.betas, config.schedule) == (60, 3e-4, (0.9, 0.99), "wsd")
 
