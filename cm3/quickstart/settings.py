@@ -158,8 +158,7 @@ def _pictures(config: QuickstartConfig, places: Places) -> Settings:
         num_train=0,
         num_held_out=config.held_out,
         image_tokenizer=VQTrainConfig(
-            preset="quickstart",
-            image_size=64,
+            preset="pictures",
             train=TrainConfig(**training(config, 600, learning_rate=2e-3, weight_decay=0.0, schedule="cosine")),
         ),
         encoder=TrainEncoderConfig(
