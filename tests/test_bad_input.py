@@ -311,12 +311,24 @@ def test_too_little_data(command, pictures, toy_model, tmp_path):
 def test_results_do_not_go_among_the_data(command, pictures, tmp_path):
     data = pictures("data")
     before = sorted(data.iterdir())
-    for out in ("data", "data/quickstart"):
-        command.fails(2, [f"--out {out} lies inside of --data data"], "quickstart", "--data", "data", "--out", out)
+    command.fails(2, ["--out data is the folder of --data"], "quickstart", "--data", "data", "--out", "data")
     for arguments in (["retrieval", "build", "data", "data", "--encoder", "hashing"], ["vqgan", "train", "run.toml", "out=data"]):
         (tmp_path / "run.toml").write_text(RUN)
         command.fails(5, ["not replaced", "choose another place"], *arguments)
     assert sorted(data.iterdir()) == before
+
+
+def test_results_below_the_data_are_no_data(pictures):
+    from cm3.documents import read_documents
+    from cm3.quickstart.road import source_state
+
+    data = pictures("data")
+    before, state = [document.id for document in read_documents(data)], source_state(data)
+    (data / "quickstart" / "tokenizer-run").mkdir(parents=True)
+    (data / "quickstart" / "run.lock").touch()
+    (data / "quickstart" / "tokenizer-run" / "step.png").write_bytes((data / "00.png").read_bytes())
+    assert [document.id for document in read_documents(data)] == before
+    assert source_state(data) == state
 
 
 @pytest.mark.parametrize("out", ["file", "file/below", "/proc/none", "n" * 300])

@@ -19,6 +19,7 @@ from typing import Any
 
 from cm3.core.errors import ArtefactError, StorageError
 
+RUN_LOCK = "run.lock"  # a folder with it is the place of a run of ours
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _FULL_WORDS = re.compile(r"No space left on device|Disk quota exceeded|File too large|requested and \d+ written")  # last: NumPy's
 _REASONS = {

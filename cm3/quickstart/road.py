@@ -182,16 +182,18 @@ def make_pairs(config: QuickstartConfig, settings: Settings, places: Places) -> 
 
 
 def require_apart(source: Path, out: Path) -> None:
-    """Raise `UsageError` when the results would go among the data: the next run would read them as data."""
-    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
-        raise UsageError(f"--out {out} lies inside of --data {source}; choose a folder outside of it")
+    """Raise `UsageError` when results and data would share one folder; a folder of results below the data is passed over."""
+    if source.is_dir() and out.resolve() == source.resolve():
+        raise UsageError(f"--out {out} is the folder of --data; choose another one")
 
 
 def source_state(source: Path) -> list[list[Any]]:
     """Names, sizes and times of the files of a source: changes when they do. Raises `InputError` when there is nothing."""
+    from cm3.documents.readers.folder import walk
+
     if not source.exists():
         raise InputError(f"--data {source} does not exist; give a folder, a tar or a JSONL file")
-    files = sorted(entry for entry in source.rglob("*") if entry.is_file()) if source.is_dir() else [source]
+    files = [source / name for name in walk(source)] if source.is_dir() else [source]
     return [[str(file.relative_to(source.parent)), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from cm3.core.artefact import storage_errors
 from cm3.core.errors import RunLockedError
+from cm3.core.storage import RUN_LOCK
 
-LOCK_NAME = "run.lock"
+LOCK_NAME = RUN_LOCK
 
 
 @contextmanager

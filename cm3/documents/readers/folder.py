@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cm3.core.storage import RUN_LOCK
 from cm3.documents.document import Document, Segment, TextSegment
 from cm3.documents.images import IMAGE_SUFFIXES
 from cm3.documents.reasons import RecordError, RejectReason
@@ -36,10 +37,12 @@ def find_records(source: Path | str, options: ReadOptions) -> Iterator[Record]:
 
 
 def walk(root: Path) -> list[str]:
-    """The files below `root` as sorted relative paths with "/" between parts; hidden ones left out."""
+    """The files below `root` as sorted relative paths with "/" between parts; hidden ones and places of runs left out."""
     names: list[str] = []
     for folder, subfolders, files in os.walk(root):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        subfolders[:] = [
+            name for name in subfolders if not (name.startswith(".") or os.path.exists(f"{folder}/{name}/{RUN_LOCK}"))
+        ]
         prefix = Path(folder).relative_to(root).as_posix()
         names.extend(name if prefix == "." else f"{prefix}/{name}" for name in files if not name.startswith("."))
     return sorted(names)
