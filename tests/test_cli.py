@@ -99,12 +99,14 @@ def test_info_and_verify(tmp_path: Path) -> None:
 
 
 def test_pictures_that_cannot_be_used(tmp_path: Path) -> None:
-    Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
-    (tmp_path / "one.txt").write_text("one picture")
-    assert_one_sentence(cm3("quickstart", "--data", tmp_path, "--out", tmp_path / "out"), 2, "1 usable pairs", "16")
-    assert not (tmp_path / "out" / "data").exists()
-    assert_one_sentence(cm3("quickstart", "--data", tmp_path / "none", "--out", tmp_path / "out"), 2, "does not exist")
-    assert_one_sentence(cm3("caption", tmp_path / "none", tmp_path / "one.png"), 2, "no model folder")
+    data, out = tmp_path / "pictures", tmp_path / "out"
+    data.mkdir()
+    Image.new("RGB", (8, 8)).save(data / "one.png")
+    (data / "one.txt").write_text("one picture")
+    assert_one_sentence(cm3("quickstart", "--data", data, "--out", out), 2, "1 usable pairs", "16")
+    assert not (out / "data").exists()
+    assert_one_sentence(cm3("quickstart", "--data", tmp_path / "none", "--out", out), 2, "does not exist")
+    assert_one_sentence(cm3("caption", tmp_path / "none", data / "one.png"), 2, "no model folder")
 
 
 def test_data_check_reports_what_is_wrong(tmp_path: Path) -> None:

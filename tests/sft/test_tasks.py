@@ -65,13 +65,14 @@ def test_captions_in_meta_are_drawn(pair, tokenizer):
 
 def test_vqa_asks_several_questions_about_one_picture(asked, tokenizer):
     made = example("vqa", asked, tokenizer, questions_per_image=3)
-    assert [span.kind for span in made.spans] == ["image"] + ["text"] * 6
-    texts = [tokenizer.text.decode(made.token_ids[span.start : span.stop]) for span in made.spans[1:]]
+    assert [span.kind for span in made.spans] == ["text", "image"] + ["text"] * 5
+    said = [span for span in made.spans if span.kind == "text"]
+    texts = [tokenizer.text.decode(made.token_ids[span.start : span.stop]) for span in said]
     for question, answer in zip(texts[::2], texts[1::2]):
         assert question == f"how many {answer}?"
     assert len(set(texts)) == 6
     weights = [made.loss_weights[span.start : span.stop + 1] for span in made.spans]  # with the closing <break> or <eos>
-    assert [set(part.tolist()) for part in weights] == [{0.0}] + [{0.0}, {1.0}] * 3
+    assert [set(part.tolist()) for part in weights] == [{0.0}, {0.0}, {1.0}] + [{0.0}, {1.0}] * 2
 
 
 def test_vqa_draws_other_questions_in_other_epochs(asked, tokenizer):
@@ -81,10 +82,10 @@ def test_vqa_draws_other_questions_in_other_epochs(asked, tokenizer):
 
 def test_editing_learns_the_picture_after(edit, tokenizer):
     made = example("editing", edit, tokenizer, blank_fraction=0.0)
-    assert [span.kind for span in made.spans] == ["image", "text", "image"]
+    assert [span.kind for span in made.spans] == ["text", "image", "image"]
     assert np.array_equal(trained(made), [*image_ids(tokenizer, edit.images[1].codes), tokenizer.vocab.eos_id])
     blanked = example("editing", edit, tokenizer, blank_fraction=1.0)
-    assert blanked.token_ids[blanked.spans[1].start : blanked.spans[1].stop].tolist() == [tokenizer.vocab.mask_id(0)]
+    assert blanked.token_ids[blanked.spans[0].start : blanked.spans[0].stop].tolist() == [tokenizer.vocab.mask_id(0)]
     last = blanked.spans[2]
     assert np.array_equal(blanked.token_ids[last.start : last.stop], image_ids(tokenizer, edit.images[1].codes))
     assert np.array_equal(blanked.grid_positions[last.start : last.stop], np.arange(1, 17))
@@ -144,7 +145,7 @@ def test_the_prompt_of_inference_is_the_prefix_of_training(name, pair, asked, ed
     asked_now = {
         "text_to_image": lambda: task.prompt(pair.text),
         "captioning": lambda: task.prompt(image),
-        "vqa": lambda: task.prompt(image, turns[0].segments[1].text),
+        "vqa": lambda: task.prompt(image, turns[0].segments[0].text),
         "editing": lambda: task.prompt(image, edit.text),
     }[name]()
     prompt = encode_prompt(asked_now, tokenizer)
