@@ -43,7 +43,17 @@ def test_help_teaches() -> None:
     "command",
     [
         *("quickstart", "generate", "caption", "ask", "edit", "infill", "tokenize", "train", "eval", "list", "info", "verify"),
-        *("vqgan train", "vqgan eval", "retrieval train-encoder", "retrieval build", "retrieval search", "retrieval eval"),
+        *(
+            "vqgan train",
+            "vqgan eval",
+            "vqgan encode",
+            "vqgan decode",
+            "vqgan convert",
+            "retrieval train-encoder",
+            "retrieval build",
+            "retrieval search",
+            "retrieval eval",
+        ),
         *("retrieval info", "sft train", "sft preview", "sft data check"),
     ],
 )

@@ -30,7 +30,7 @@ app.command("eval")(training.evaluate)
 app.command("list")(inspection.list_kind)
 app.command("info")(inspection.info)
 app.command("verify")(inspection.verify)
-app.add_typer(vqgan.app, name="vqgan", help="Image tokenizers: train, evaluate.")
+app.add_typer(vqgan.app, name="vqgan", help="Image tokenizers: train, evaluate, encode, decode, convert.")
 app.add_typer(retrieval.app, name="retrieval", help="Memory banks: train an encoder, build, search, evaluate.")
 app.add_typer(sft.app, name="sft", help="Instruction tuning: train, look at examples, check data.")
 
