@@ -18,7 +18,7 @@ from cm3.documents.document import Document
 from retrieval.bank import BANK_FILE, BankInfo, MemoryBank
 from retrieval.config import BuildConfig
 from retrieval.embedding import embed_documents
-from retrieval.encoders import ENCODERS, Encoder
+from retrieval.encoders import Encoder
 from retrieval.index import INDEXES, VectorIndex, choose_index
 from retrieval.index.flat import FlatIndex
 from retrieval.store import DocumentWriter
@@ -75,7 +75,7 @@ class BankWriter:
             count=len(vectors),
             width=vectors.shape[1],
             encoder=self.encoder.fingerprint,
-            encoder_kind=_kind(self.encoder),
+            encoder_kind=self.encoder.kind,
             index=index.describe(),
             recall=recall,
         )
@@ -105,8 +105,3 @@ def measure_recall(index: VectorIndex, vectors: np.ndarray, seed: int) -> dict[s
     margin = 1.96 * float(shares.std(ddof=1)) / len(shares) ** 0.5
     value = float(shares.mean())
     return {"value": value, "low": max(0.0, value - margin), "high": min(1.0, value + margin), "queries": len(shares), "at": k}
-
-
-def _kind(encoder: Encoder) -> str:
-    """The name under which `load_encoder` finds the encoder's class."""
-    return next((name for name in ENCODERS.names() if isinstance(encoder, ENCODERS.get(name))), type(encoder).__name__)

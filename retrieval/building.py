@@ -34,6 +34,7 @@ from retrieval.config import BuildConfig
 from retrieval.encoders import Encoder, load_encoder
 from retrieval.encoders.fingerprint import decisive_files
 from retrieval.encoders.hashing import HashingEncoder
+from retrieval.encoders.hub import encoder_folder
 
 _LEAST_PAIRS = 64  # fewer teach an encoder nothing
 
@@ -175,7 +176,7 @@ def _decoded_segment(segment: Segment) -> Segment:
 def _encoder_folder(source: Source, out: Path, encoder: Path | str | None, scratch: Path) -> Path | None:
     """The folder of the encoder to use; None for the hashing one."""
     if encoder is not None:
-        return None if encoder == "hashing" else Path(encoder)
+        return None if encoder == "hashing" else encoder_folder(encoder)
     beside = out.absolute().parent / ENCODER_FOLDER
     if (beside / "config.json").is_file():
         return beside

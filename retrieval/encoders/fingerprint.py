@@ -12,7 +12,7 @@ from pathlib import Path
 from cm3.core.artefact import MANIFEST, hash_file, read_manifest
 from cm3.core.errors import ArtefactError
 
-_DECISIVE = (
+DECISIVE_FILES = (
     "config.json",
     "preprocessor_config.json",
     "processor_config.json",
@@ -24,7 +24,7 @@ _DECISIVE = (
 
 def decisive_files(folder: Path) -> list[Path]:
     """The files of `folder` that decide the vectors, sorted by name."""
-    return sorted({file for pattern in _DECISIVE for file in folder.glob(pattern) if file.is_file()})
+    return sorted({file for pattern in DECISIVE_FILES for file in folder.glob(pattern) if file.is_file()})
 
 
 def encoder_fingerprint(folder: Path) -> str:

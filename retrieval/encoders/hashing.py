@@ -30,29 +30,14 @@ class HashingEncoder:
         if text_width < 1:
             raise ArtefactError(f"a hashing encoder has text_width {text_width}, expected at least 1")
         self.text_width = text_width
-
-    @classmethod
-    def load(cls, folder: Path, device: str = "cpu") -> HashingEncoder:
-        """Read the width from config.json; `device` is taken for uniformity, everything runs in NumPy."""
-        try:
-            return cls(int(json.loads((folder / "config.json").read_text("utf-8"))["text_width"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ArtefactError(f"{folder} cannot be loaded as a hashing encoder: {error}") from None
+        self.kind = "hashing"
+        self.width = text_width + _THUMBNAIL * _THUMBNAIL * 3
+        self.fingerprint = hashlib.sha256(f"hashing-1 {text_width}".encode()).hexdigest()
 
     def save(self, folder: Path) -> None:
         """Write config.json, all that this encoder is."""
         settings = {"model_type": "hashing", "text_width": self.text_width}
         (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
-
-    @property
-    def width(self) -> int:
-        """E: the text features and the thumbnail's values."""
-        return self.text_width + _THUMBNAIL * _THUMBNAIL * 3
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 (hex) of the kind and its width."""
-        return hashlib.sha256(f"hashing-1 {self.text_width}".encode()).hexdigest()
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Texts → (N, E) float32, rows of length 1; the picture half is zero."""
@@ -72,6 +57,14 @@ class HashingEncoder:
             small = decode_image(image).resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
             vectors[row, self.text_width :] = np.asarray(small, np.float32).ravel() / 255 - 0.45
         return _unit_rows(vectors, fallback=self.text_width)
+
+
+def load_hashing(folder: Path, device: str = "cpu") -> HashingEncoder:
+    """Read the width from config.json; `device` is taken for uniformity, everything runs in NumPy. Raises `ArtefactError`."""
+    try:
+        return HashingEncoder(int(json.loads((folder / "config.json").read_text("utf-8"))["text_width"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtefactError(f"{folder} cannot be loaded as a hashing encoder: {error}") from None
 
 
 def _unit_rows(vectors: np.ndarray, fallback: int) -> np.ndarray:

@@ -59,6 +59,11 @@ class Preprocessing:
                     raise ArtefactError(f"{folder / name} cannot be used as image preprocessing: {error}") from None
         raise ArtefactError(f"{folder} has no {_FILES[0]}: without it nobody knows which pixels the encoder expects")
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(Y, X) of the pixels; for a picture that is only resized by its shorter side they would depend on the picture."""
+        return self.crop or (self.height, self.width)
+
     def to_json(self) -> dict[str, Any]:
         """The configuration in the names of transformers' `CLIPImageProcessor`."""
         values = asdict(self)

@@ -13,16 +13,13 @@ from PIL import Image
 class Encoder(Protocol):
     """Maps texts and pictures to vectors of length 1, so that an inner product is a cosine similarity.
 
-    Equal inputs give equal vectors. `fingerprint` (SHA-256, hex) changes with anything that changes a vector: a memory bank
-    remembers it and refuses to be searched with another encoder.
+    kind: its name in `ENCODERS`. width: E, the embedding width. fingerprint: SHA-256 (hex) that changes with anything that
+    changes a vector; a memory bank remembers it and refuses to be searched with another encoder.
     """
 
-    @property
-    def width(self) -> int:
-        """E, the embedding width."""
-
-    @property
-    def fingerprint(self) -> str: ...
+    kind: str
+    width: int
+    fingerprint: str
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Texts → (N, E) float32, rows of length 1."""

@@ -16,13 +16,15 @@ from cm3.core.artefact import writing
 from cm3.core.errors import ArtefactError
 from cm3.documents.document import Document
 from retrieval.encoders import ENCODERS, Encoder, load_encoder
-from retrieval.encoders.clip import ClipEncoder
+from retrieval.encoders.clip import load_clip
 from retrieval.encoders.fingerprint import encoder_fingerprint
 
 
 def test_every_encoder_is_registered_under_its_model_type(clip_folder: Path) -> None:
-    assert isinstance(load_encoder(clip_folder), Encoder)
-    assert ENCODERS.get("clip") is ClipEncoder
+    encoder = load_encoder(clip_folder)
+    assert isinstance(encoder, Encoder)
+    assert encoder.kind == "clip"
+    assert ENCODERS.get("clip") is load_clip
 
 
 def test_vectors_equal_those_of_transformers(clip_folder: Path, pairs: list[Document]) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from cm3.core.errors import ArtefactError
 from retrieval.encoders import Encoder, load_encoder
-from retrieval.encoders.hashing import HashingEncoder
+from retrieval.encoders.hashing import HashingEncoder, load_hashing
 
 
 def test_saves_loads_and_keeps_its_fingerprint(tmp_path: Path) -> None:
@@ -54,4 +54,4 @@ def test_the_vector_of_a_text_stays_what_it_was() -> None:
 def test_an_unusable_folder_is_an_artefact_error(content: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ArtefactError, match="hashing encoder"):
-        HashingEncoder.load(tmp_path)
+        load_hashing(tmp_path)
