@@ -48,7 +48,7 @@ def test_killing_at_random_moments_loses_nothing(uninterrupted, tmp_path, train_
     run_dir = tmp_path / "run"
     kills = 0
     for _ in range(12):
-        slow = tiny_task(lambda step: time.sleep(0.002))
+        slow = tiny_task(lambda step: time.sleep(0.05))  # the first run outlasts any delay below
         pid = in_child(lambda: train_quietly(slow, uninterrupted.config, run_dir), wait=False)  # noqa: B023
         time.sleep(rng.uniform(0.005, 0.08))
         os.kill(pid, signal.SIGKILL)
