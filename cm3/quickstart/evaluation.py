@@ -6,7 +6,6 @@ evaluate_command    `cm3 eval`: one task of any model folder on held-out data of
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from cm3.quickstart.config import QuickstartConfig
 from cm3.quickstart.settings import Places, Settings
 from cm3.quickstart.showcase import Judge
 from cm3.quickstart.story import Story, TaskScore
+from cm3.train.metrics import read_records
 from sft.evaluate import EvaluationConfig, evaluate, evaluate_round_trip
 from sft.scoring import SceneScorer
 from sft.tasks import make_task
@@ -120,7 +120,4 @@ def held_out_bits(pipe: CM3Pipeline, settings: Settings) -> dict[str, float]:
 
 def read_curve(run_folder: Path) -> dict[str, list[float]]:
     """The training records of a run as columns, for plotting; empty when there are none."""
-    file = run_folder / "metrics.jsonl"
-    if not file.exists():
-        return {}
-    return loss_curve([json.loads(line) for line in file.read_text("utf-8").splitlines() if line])
+    return loss_curve(read_records(run_folder / "metrics.jsonl"))
