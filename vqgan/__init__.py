@@ -16,13 +16,17 @@ if TYPE_CHECKING:
     from vqgan.config import LossConfig, PreprocessConfig, VQConfig, VQTrainConfig
     from vqgan.conversion.convert import convert, export
     from vqgan.conversion.lpips import convert_lpips
-    from vqgan.encoding import EncodeConfig, decode_documents, encode_documents
+    from vqgan.decoding import decode_documents
+    from vqgan.encoding import EncodeConfig, encode_documents
     from vqgan.evaluation import evaluate, worst_and_best
+    from vqgan.judges import open_judges
+    from vqgan.sheets import Extremes
     from vqgan.tokenizer import VQTokenizer, from_pretrained
     from vqgan.training import train
 
 _EXPORTS = {
     "EncodeConfig": "vqgan.encoding",
+    "Extremes": "vqgan.sheets",
     "LossConfig": "vqgan.config",
     "PreprocessConfig": "vqgan.config",
     "VQConfig": "vqgan.config",
@@ -30,17 +34,19 @@ _EXPORTS = {
     "VQTrainConfig": "vqgan.config",
     "convert": "vqgan.conversion.convert",
     "convert_lpips": "vqgan.conversion.lpips",
-    "decode_documents": "vqgan.encoding",
+    "decode_documents": "vqgan.decoding",
     "encode_documents": "vqgan.encoding",
     "evaluate": "vqgan.evaluation",
     "export": "vqgan.conversion.convert",
     "from_pretrained": "vqgan.tokenizer",
+    "open_judges": "vqgan.judges",
     "train": "vqgan.training",
     "worst_and_best": "vqgan.evaluation",
 }
 
 __all__ = [
     "EncodeConfig",
+    "Extremes",
     "LossConfig",
     "PreprocessConfig",
     "VQConfig",
@@ -53,6 +59,7 @@ __all__ = [
     "evaluate",
     "export",
     "from_pretrained",
+    "open_judges",
     "train",
     "worst_and_best",
 ]

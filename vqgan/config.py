@@ -69,7 +69,8 @@ class LossConfig(RunConfig):
     likelihood of the dVAE, whose decoder emits what it needs. `perceptual` "edges" compares image gradients at several scales
     (needs no weights), "lpips" VGG16 features (weights from `lpips_weights`). `adversarial` > 0 adds a PatchGAN from step
     `adversarial_start` on, times the adaptive factor of VQGAN when `adaptive_weight`; `lecam` > 0 regularizes the
-    discriminator. `quantizer`: weight of the quantizer's own loss (commitment, codebook, entropy).
+    discriminator. `quantizer`: weight of the quantizer's own loss (commitment, codebook, entropy). `region_emphasis`: how many
+    times more the regions count that documents name (`vqgan.regions`), in every term but the adversarial one.
     """
 
     l1: float = Field(0.5, ge=0)
@@ -85,6 +86,7 @@ class LossConfig(RunConfig):
     discriminator_channels: int = Field(64, ge=1)
     discriminator_layers: int = Field(3, ge=1)
     lecam: float = Field(0.0, ge=0)
+    region_emphasis: float = Field(1.0, ge=1)
 
     @model_validator(mode="after")
     def _weights_for_lpips(self) -> LossConfig:
@@ -100,7 +102,8 @@ class VQTrainConfig(RunConfig):
     `preset` names a `VQConfig` in `vqgan.presets`; `image_size`, `downsample_factor`, `codebook_size` and `tokenizer` (any
     other of its keys) change it. `validation_fraction` of the pictures, chosen by their id, is held out for evaluation.
     `batch_size` counts pictures over all processes and micro-batches. `flip` mirrors half of them.
-    `memory_limit_gib`: pictures that need more than this are decoded anew when needed instead of being kept.
+    `memory_limit_gib`: pixels beyond this lie in a scratch file instead of in memory. `workers` threads decode pictures;
+    `draft` lets them decode large JPEGs at a fraction of their size: faster, slightly other pixels.
     """
 
     data: str | None = None
@@ -116,6 +119,8 @@ class VQTrainConfig(RunConfig):
     batch_size: int = Field(64, ge=1)
     flip: bool = False
     memory_limit_gib: float = Field(2.0, ge=0)
+    workers: int = Field(1, ge=1)
+    draft: bool = False
     initialize_from_data: bool = True
     freeze_encoder: bool = False
     loss: LossConfig = Field(default_factory=lambda: LossConfig.model_validate({}))

@@ -1,41 +1,42 @@
-"""Whole data sets to codes and back: `cm3 vqgan encode` and `decode`.
+"""Whole data sets to codes: `cm3 vqgan encode`.
 
-    pictures (folder, tar, JSONL) ──► documents with codes instead of pictures (documents.jsonl) ──► pictures again
+    pictures (folder, tar, JSONL, table) ──► documents with codes instead of pictures (documents.jsonl), report.json
 
 Encoding works through the source in pieces of `piece_size` documents. A finished piece lies in `OUT.partial/` and is never made
 again, so a killed run goes on where it was; at the end the pieces become the folder OUT in one rename. The result
 depends on the source and the tokenizer alone: workers only decode pictures ahead, batches are always cut the same way.
+Every piece remembers which records it was made of, so that a source that changed in between is noticed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from cm3.core.artefact import fingerprint, read_json, read_manifest, storage_errors, write_json, write_text, writing
-from cm3.core.errors import ArtefactError, InputError, UsageError
+from cm3.core.errors import ArtefactError, BudgetError, UsageError
 from cm3.core.progress import progress
-from cm3.core.protocols import ImageTokenizer
 from cm3.core.runfile import RunConfig
-from cm3.documents.document import Document, ImageSegment
-from cm3.documents.images import decode_image
+from cm3.documents.document import Document, ImageSegment, TextSegment
 from cm3.documents.readers import read_documents
 from cm3.documents.reasons import ImageError, RejectReason
 from cm3.documents.records import ReadOptions, segment_to_json
 from cm3.documents.report import Problem, ReadReport
-from cm3.documents.writers import write_documents
 from cm3.train.runlock import run_lock
-from vqgan.preprocessing import fit_image, image_array, to_pixels
+from vqgan.loading import ordered_map, picture_array
+from vqgan.preprocessing import to_pixels
+from vqgan.regions import has_pixels
 from vqgan.tokenizer import VQTokenizer, from_pretrained
 
 DOCUMENTS_FILE = "documents.jsonl"
@@ -45,8 +46,9 @@ _JOB_FILE = "job.json"
 
 class EncodeConfig(RunConfig):
     """`tokenizer`: a tokenizer folder; `data`: pictures; `out`: the folder to write. `batch_size` pictures are encoded at once;
-    `piece_size` documents are kept together; `workers` threads decode pictures; more than `budget` rejected records are an
-    error; `device` runs the network."""
+    `piece_size` documents are kept together; `workers` threads decode pictures, large JPEGs at a fraction of their size when
+    `draft` allows it (faster, slightly other pixels); more than `budget` rejected records are an error; `device` runs the
+    network."""
 
     tokenizer: str
     data: str
@@ -54,6 +56,7 @@ class EncodeConfig(RunConfig):
     batch_size: int = Field(32, ge=1)
     piece_size: int = Field(1024, ge=1)
     workers: int = Field(1, ge=1)
+    draft: bool = False
     budget: float = Field(0.01, ge=0, le=1)
     device: str = "cpu"
 
@@ -65,106 +68,120 @@ def encode_documents(config: EncodeConfig) -> ReadReport:
     many are, `UsageError` when unfinished work of another job is in the way. Calling again after success changes nothing.
     """
     out = Path(config.out)
-    partial = out.with_name(out.name + ".partial")
-    job = {"tokenizer": fingerprint(config.tokenizer)} | config.model_dump(include={"data", "batch_size", "piece_size"})
+    unfinished = out.with_name(out.name + ".partial")
+    job = {"tokenizer": fingerprint(config.tokenizer)} | config.model_dump(include={"data", "batch_size", "piece_size", "draft"})
     if (report := _finished(out, job)) is not None:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
         return report
     tokenizer = from_pretrained(config.tokenizer, config.device)
-    with run_lock(partial):
-        _claim(partial, job)
-        report = _encode_pieces(tokenizer, config, partial)
-        report.check(config.budget)
-        _publish(partial, out, job, report)
-    shutil.rmtree(partial, ignore_errors=True)
+    with run_lock(unfinished):
+        _claim(unfinished, job)
+        report = _encode_pieces(tokenizer, config, unfinished)
+        write_json(unfinished / REPORT_FILE, {"seen": report.seen, **report.to_json()})
+        _check_budget(report, config.budget, unfinished)
+        _publish(unfinished, out, job, report)
+    shutil.rmtree(unfinished, ignore_errors=True)
     return report
 
 
-def decode_documents(tokenizer: ImageTokenizer, source: Path | str, out: Path | str, format: str = "jsonl") -> int:
-    """Write the documents of `source` to `out` with pictures (PNG) instead of codes; returns how many they were.
-
-    `format`: a name of `cm3.documents.writers.WRITERS`. Raises `InputError` naming a document whose codes the tokenizer
-    doesn't have.
-    """
-    documents = read_documents(source)
-    with progress(0, "decoding", unit="document") as bar:
-        return write_documents((_with_pictures(tokenizer, document) for document in documents), out, format, advance=bar.advance)
-
-
-def _with_pictures(tokenizer: ImageTokenizer, document: Document) -> Document:
-    segments = list(document.segments)
-    coded = [index for index, segment in enumerate(segments) if isinstance(segment, ImageSegment) and segment.codes is not None]
-    if not coded:
-        return document
-    try:
-        codes = torch.stack([torch.as_tensor(segments[index].codes) for index in coded])  # type: ignore[union-attr]
-        images = tokenizer.postprocess(tokenizer.decode(codes))
-    except (InputError, RuntimeError) as error:
-        raise InputError(f"document {document.id:.80}: {error}; decode with the tokenizer that made the codes") from None
-    for index, image in zip(coded, images):
-        segments[index] = ImageSegment(image=image)
-    return replace(document, segments=tuple(segments))
-
-
-def _encode_pieces(tokenizer: VQTokenizer, config: EncodeConfig, partial: Path) -> ReadReport:
+def _encode_pieces(tokenizer: VQTokenizer, config: EncodeConfig, folder: Path) -> ReadReport:
     """Make the missing pieces; the account of all of them."""
     report = ReadReport()
     documents = read_documents(config.data, report=report, options=ReadOptions(decode=False))
     unreadable: list[dict[str, Any]] = []
-    with progress(0, "encoding", unit="document") as bar, ThreadPoolExecutor(config.workers) as pool:
+    with progress(0, "encoding", unit="document") as bar:
         for number in range(1 << 62):
             piece = list(islice(documents, config.piece_size))
             if not piece:
                 break
-            problems_file = partial / f"piece-{number:06}.json"
-            if not problems_file.exists():
-                lines, problems = _encode_piece(tokenizer, piece, config.batch_size, pool)
-                write_text(partial / f"piece-{number:06}.jsonl", lines)
-                write_json(problems_file, problems)  # last: its presence says that the piece stands
-            unreadable += read_json(problems_file)
+            note, source = folder / f"piece-{number:06}.json", _source_hash(piece)
+            if not note.exists():
+                lines, problems = _encode_piece(tokenizer, piece, config)
+                write_text(folder / f"piece-{number:06}.jsonl", lines)
+                write_json(note, {"source": source, "problems": problems})  # last: its presence says that the piece stands
+            made = read_json(note)
+            if made["source"] != source:
+                raise UsageError(f"{config.data} has changed since {folder} was begun; remove that folder to start over")
+            unreadable += made["problems"]
             bar.advance(len(piece))
     for problem in unreadable:
-        report.ok -= 1
-        report.reject(ImageError(RejectReason(problem["reason"]), problem["message"]), problem["file"], problem["where"])
+        error = ImageError(RejectReason(problem["reason"]), problem["message"])
+        report.take_back(error, problem["file"], problem["where"])
     return report
 
 
 def _encode_piece(
-    tokenizer: VQTokenizer, documents: Sequence[Document], batch_size: int, pool: ThreadPoolExecutor
+    tokenizer: VQTokenizer, documents: Sequence[Document], config: EncodeConfig
 ) -> tuple[str, list[dict[str, Any]]]:
-    """The JSON lines of `documents`, and the problems of those that could not be encoded."""
-    decoded = list(pool.map(lambda document: _decoded(tokenizer, document), documents))
-    problems = [asdict(item) for item in decoded if isinstance(item, Problem)]
-    kept = [(document, arrays) for document, arrays in zip(documents, decoded) if not isinstance(arrays, Problem)]
-    flat = [array for _, arrays in kept for array in arrays]
-    batches = [flat[start : start + batch_size] for start in range(0, len(flat), batch_size)]
-    codes = iter([row for batch in batches for row in _codes(tokenizer, batch)])
-    return "".join(_line(document, codes) for document, _ in kept), problems
+    """The JSON lines of `documents`, and the problems of those that could not be encoded.
+
+    Threads decode pictures ahead while the network works; no more than a few batches of pixels stand in memory.
+    """
+    kept, problems, codes = [], [], []
+    waiting: list[np.ndarray] = []
+    load = partial(_decoded, tokenizer=tokenizer, draft=config.draft)
+    for document, loaded in zip(documents, ordered_map(load, documents, config.workers)):
+        if isinstance(loaded, Problem):
+            problems.append(asdict(loaded))
+            continue
+        kept.append(document)
+        waiting += loaded
+        while len(waiting) >= config.batch_size:
+            codes += _codes(tokenizer, waiting[: config.batch_size])
+            del waiting[: config.batch_size]
+    if waiting:
+        codes += _codes(tokenizer, waiting)
+    rows = iter(codes)
+    return "".join(_line(document, rows) for document in kept), problems
 
 
-def _decoded(tokenizer: VQTokenizer, document: Document) -> list[Tensor] | Problem:
+def _decoded(document: Document, tokenizer: VQTokenizer, draft: bool) -> list[np.ndarray] | Problem:
     """The fitted pictures of a document, or why one of them can't be used."""
     arrays = []
     for number, segment in enumerate(document.images):
-        source = segment.image or segment.encoded or segment.path
-        if source is None:
+        if not has_pixels(segment):
             continue  # codes already
         try:
-            image = fit_image(decode_image(source), tokenizer.image_size, tokenizer.config.preprocessing)
+            arrays.append(picture_array(segment, tokenizer.image_size, tokenizer.config.preprocessing, draft))
         except ImageError as error:
             return Problem(document.id, f"picture {number}", error.reason, str(error))
-        arrays.append(torch.from_numpy(image_array(image)))
     return arrays
 
 
-def _codes(tokenizer: VQTokenizer, arrays: Sequence[Tensor]) -> list[list[list[int]]]:
-    return tokenizer.encode(to_pixels(torch.stack(list(arrays)))).tolist()
+def _source_hash(documents: Sequence[Document]) -> str:
+    """Tells one run of documents from another, by ids, texts and where the pictures come from; files are not read."""
+    digest = hashlib.sha256()
+    for document in documents:
+        parts = [segment.text if isinstance(segment, TextSegment) else _picture_mark(segment) for segment in document.segments]
+        digest.update(json.dumps([document.id, *parts]).encode())
+    return digest.hexdigest()
+
+
+def _picture_mark(segment: ImageSegment) -> list[Any]:
+    if segment.path is not None:
+        try:
+            state = segment.path.stat()
+        except OSError:  # gone since it was listed: decoding says so
+            return [str(segment.path)]
+        return [str(segment.path), state.st_size, state.st_mtime_ns]
+    return [hashlib.sha256(segment.encoded).hexdigest()] if segment.encoded is not None else []
+
+
+def _check_budget(report: ReadReport, budget: float, folder: Path) -> None:
+    try:
+        report.check(budget)
+    except BudgetError as error:
+        raise BudgetError(f"{error}; all counts are in {folder / REPORT_FILE}") from None
+
+
+def _codes(tokenizer: VQTokenizer, arrays: Sequence[np.ndarray]) -> list[list[list[int]]]:
+    return tokenizer.encode(to_pixels(torch.from_numpy(np.stack(arrays)))).tolist()
 
 
 def _line(document: Document, codes: Iterator[list[list[int]]]) -> str:
     segments = []
     for segment in document.segments:
-        if isinstance(segment, ImageSegment) and (segment.image or segment.encoded or segment.path) is not None:
+        if isinstance(segment, ImageSegment) and has_pixels(segment):
             segments.append({"type": "image", "codes": next(codes)})
         else:
             segments.append(segment_to_json(segment, None))
@@ -187,18 +204,18 @@ def _finished(out: Path, job: dict[str, Any]) -> ReadReport | None:
     return ReadReport(kept["seen"], kept["ok"], kept["rejected"], problems)
 
 
-def _claim(partial: Path, job: dict[str, Any]) -> None:
-    """Make sure the unfinished work in `partial` is of `job`."""
-    file = partial / _JOB_FILE
+def _claim(unfinished: Path, job: dict[str, Any]) -> None:
+    """Make sure the unfinished work in `unfinished` is of `job`."""
+    file = unfinished / _JOB_FILE
     if file.exists() and read_json(file) != job:
-        raise UsageError(f"{partial} holds unfinished work of another job; finish that one, or remove the folder")
+        raise UsageError(f"{unfinished} holds unfinished work of another job; finish that one, or remove the folder")
     write_json(file, job)
 
 
-def _publish(partial: Path, out: Path, job: dict[str, Any], report: ReadReport) -> None:
+def _publish(unfinished: Path, out: Path, job: dict[str, Any], report: ReadReport) -> None:
     with writing(out, kind="documents", provenance={"format": "jsonl", "job": job}) as folder:
         with storage_errors(folder), open(folder / DOCUMENTS_FILE, "wb") as documents:
-            for piece in sorted(partial.glob("piece-*.jsonl")):
+            for piece in sorted(unfinished.glob("piece-*.jsonl")):
                 with open(piece, "rb") as stream:
                     shutil.copyfileobj(stream, documents)
         write_json(folder / REPORT_FILE, {"seen": report.seen, **report.to_json()})

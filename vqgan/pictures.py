@@ -7,8 +7,9 @@ operation. Above `memory_limit_gib` the pixels go to a scratch file that is mapp
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,23 @@ from cm3.core.errors import InputError
 from cm3.core.seeding import derive_seed, numpy_generator
 from cm3.documents.document import Document
 from cm3.documents.readers import read_documents
+from cm3.documents.reasons import RecordError
+from cm3.documents.records import ReadOptions
 from cm3.documents.report import ReadReport
-from vqgan.config import VQConfig, VQTrainConfig
+from vqgan.config import PreprocessConfig, VQConfig, VQTrainConfig
+from vqgan.loading import ordered_map, picture
 from vqgan.preprocessing import fit_image, image_array
+from vqgan.regions import region_map, training_images
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures by number. ids: one per picture; arrays: (N, 3, Y, X) uint8, in memory or mapped from a file."""
+    """Pictures by number. ids: one per picture; arrays: (N, 3, Y, X) uint8, in memory or mapped from a file; regions:
+    (N, Y, X) uint8 strengths of what matters (see `vqgan.regions`), None when nothing is emphasized."""
 
     ids: Sequence[str]
     arrays: np.ndarray
+    regions: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -39,6 +46,23 @@ class Pictures:
     def take(self, indices: np.ndarray) -> Tensor:
         """(B,) indices → (B, 3, Y, X) uint8."""
         return torch.from_numpy(self.arrays[indices])
+
+    def take_regions(self, indices: np.ndarray) -> Tensor | None:
+        """(B,) indices → (B, Y, X) uint8, or None."""
+        return None if self.regions is None else torch.from_numpy(self.regions[indices])
+
+
+@dataclass(frozen=True)
+class Collecting:
+    """How pictures are collected: at most `max_images`; pixels beyond `memory_limit_gib` in a file in `scratch`; by `workers`
+    threads; `draft` see `vqgan.loading`; `regions` also collects the maps of what matters."""
+
+    scratch: Path
+    max_images: int | None = None
+    memory_limit_gib: float = 2.0
+    workers: int = 1
+    draft: bool = False
+    regions: bool = False
 
 
 def read_pictures(config: VQTrainConfig, tokenizer: VQConfig, scratch: Path, report: ReadReport | None = None) -> Pictures:
@@ -48,35 +72,42 @@ def read_pictures(config: VQTrainConfig, tokenizer: VQConfig, scratch: Path, rep
     """
     if config.data is None:
         raise InputError("no training pictures given; set `data` to a folder, a tar or a JSONL file")
-    documents = read_documents(config.data, report=report)
-    pictures = collect_pictures(documents, tokenizer, scratch, config.max_images, config.memory_limit_gib)
-    if report is not None:
-        report.check()
+    report = ReadReport() if report is None else report
+    documents = read_documents(config.data, report=report, options=ReadOptions(decode=False))
+    emphasized = config.loss.region_emphasis != 1
+    draft = config.draft and not emphasized  # boxes are pixels of the whole picture
+    how = Collecting(scratch, config.max_images, config.memory_limit_gib, config.workers, draft, emphasized)
+    pictures = collect_pictures(documents, tokenizer, how, report)
+    report.check()
     if not len(pictures):
         raise InputError(f"{config.data} holds no pictures; a tokenizer is trained on pictures")
     return pictures
 
 
 def collect_pictures(
-    documents: Iterator[Document],
-    tokenizer: VQConfig,
-    scratch: Path,
-    max_images: int | None = None,
-    memory_limit_gib: float = 2.0,
+    documents: Iterable[Document], tokenizer: VQConfig, how: Collecting, report: ReadReport | None = None
 ) -> Pictures:
-    """The pictures of `documents` in their order; see `read_pictures`."""
-    size = tokenizer.image_size
-    spool = _Spool((3, size, size), int(memory_limit_gib * 2**30), scratch)
+    """The pictures of `documents` in their order. A document with an unusable one goes over from `report.ok` to rejected;
+    without a report it raises `RecordError`."""
+    size, limit = tokenizer.image_size, int(how.memory_limit_gib * 2**30)
+    arrays = _Spool((3, size, size), limit, how.scratch)
+    regions = _Spool((size, size), limit // 3, how.scratch) if how.regions else None
     ids: list[str] = []
-    for document in documents:
-        for number, segment in enumerate(document.images):
-            if segment.image is None and segment.path is None and segment.encoded is None:
-                continue  # codes of some other tokenizer
-            spool.add(image_array(fit_image(segment.load(), size, tokenizer.preprocessing)))
-            ids.append(f"{document.id}#{number}")
-            if len(ids) == max_images:
-                return Pictures(ids, spool.finish())
-    return Pictures(ids, spool.finish())
+    load = partial(_load, size=size, config=tokenizer.preprocessing, how=how)
+    for loaded in ordered_map(load, documents, how.workers):
+        if isinstance(loaded, _Refused):
+            if report is None:
+                raise loaded.error
+            report.take_back(loaded.error, loaded.key)
+            continue
+        for key, array, strengths in loaded:
+            arrays.add(array)
+            if regions is not None:
+                regions.add(strengths)
+            ids.append(key)
+            if len(ids) == how.max_images:
+                return Pictures(ids, arrays.finish(), regions.finish() if regions else None)
+    return Pictures(ids, arrays.finish(), regions.finish() if regions else None)
 
 
 def split_validation(pictures: Pictures, fraction: float, at_most: int) -> tuple[np.ndarray, np.ndarray]:
@@ -109,6 +140,28 @@ class BatchOrder:
             self._epoch = epoch
             self._order = numpy_generator(self.seed, "order", epoch).permutation(self.indices)
         return self._order
+
+
+@dataclass(frozen=True)
+class _Refused:
+    key: str
+    error: RecordError
+
+
+def _load(
+    document: Document, size: int, config: PreprocessConfig, how: Collecting
+) -> list[tuple[str, np.ndarray, np.ndarray]] | _Refused:
+    """Id, fitted array and strengths (empty when not asked for) of every picture of a document, or why there are none."""
+    loaded = []
+    try:
+        for place, segment in enumerate(training_images(document)):
+            number = document.images.index(segment)  # ids count all pictures of the document
+            whole = picture(segment, size, how.draft)
+            strengths = region_map(document, place, whole.size, size, config) if how.regions else np.empty(0, np.uint8)
+            loaded.append((f"{document.id}#{number}", image_array(fit_image(whole, size, config)), strengths))
+    except RecordError as error:
+        return _Refused(document.id, error)
+    return loaded
 
 
 class _Spool:

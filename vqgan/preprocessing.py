@@ -6,6 +6,7 @@ An image is uint8 PIL RGB of any size; pixels are float32 (B, 3, Y, X) in [-1, 1
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,14 +30,22 @@ def fit_image(image: Image.Image, size: int, config: PreprocessConfig) -> Image.
     Raises `ImageError` (an `InputError`) for a picture that cannot be decoded.
     """
     rgb = image if image.mode == "RGB" else decode_image(image)
-    if rgb.size == (size, size):
-        return rgb
-    resample = _RESAMPLE[config.resample]
-    if config.fit == "stretch":
-        return rgb.resize((size, size), resample)
-    if config.fit == "pad":
-        return ImageOps.pad(rgb, (size, size), resample, color=config.background)
-    return ImageOps.fit(rgb, (size, size), resample)
+    return _fitted(rgb, size, config.fit, _RESAMPLE[config.resample], config.background)
+
+
+def fit_map(values: Image.Image, size: int, config: PreprocessConfig) -> np.ndarray:
+    """A map of mode "F" over a picture → (size, size) float32 over the fitted picture; 0 where the picture was padded."""
+    return np.asarray(_fitted(values, size, config.fit, Image.Resampling.BOX, 0.0))
+
+
+def _fitted(image: Image.Image, size: int, fit: str, resample: Image.Resampling, background: Any) -> Image.Image:
+    if image.size == (size, size):
+        return image
+    if fit == "stretch":
+        return image.resize((size, size), resample)
+    if fit == "pad":
+        return ImageOps.pad(image, (size, size), resample, color=background)
+    return ImageOps.fit(image, (size, size), resample)
 
 
 def image_array(image: Image.Image) -> np.ndarray:

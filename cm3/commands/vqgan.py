@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -38,19 +38,44 @@ def evaluate(
     tokenizer: Annotated[Path, typer.Argument(help="An image tokenizer folder.")],
     data: Annotated[str, typer.Argument(help="Pictures: a folder, WebDataset, JSONL.")],
     limit: Annotated[int, typer.Option("-n", "--limit", min=1, help="At most so many pictures.")] = 512,
+    lpips: Annotated[
+        Path | None, typer.Option(help="LPIPS weights (made by `cm3 vqgan convert --from lpips`): adds the perceptual distance.")
+    ] = None,
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            help="inception-2015-12-05.pt (adds rFID) or the folder of any transformers vision model (adds a Fréchet distance)."
+        ),
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="Write the worst and the best reconstructions to this PNG.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 32,
+    device: Annotated[str, typer.Option(help="Where the networks run: cpu, cuda.")] = "cpu",
     as_json: AsJson = False,
 ) -> None:
-    """Measure reconstructions: PSNR, SSIM, codebook usage and perplexity, pictures per second."""
+    """Measure reconstructions: PSNR, SSIM, codebook usage and perplexity, pictures per second; LPIPS and rFID where weights are.
+
+    Errors are means over pictures after rounding to 8 bits. A Fréchet distance falls with the number of pictures: compare figures
+    of equally many only.
+    """
     import vqgan
+    from cm3.core.storage import storage_errors
     from cm3.documents.readers import read_documents
 
-    opened = vqgan.from_pretrained(tokenizer)
+    opened = vqgan.from_pretrained(tokenizer, device)
+    judges = vqgan.open_judges(lpips, features, device)
     documents = read_documents(data)
-    images = list(islice((segment.load() for document in documents for segment in document.images), limit))
-    if not images:
-        raise InputError(f"{data} holds no picture to evaluate on")
-    figures = vqgan.evaluate(opened, images)
-    emit(figures, table([{name: value for name, value in figures.items() if isinstance(value, int | float)}]), as_json)
+    images = islice((segment.load() for document in documents for segment in document.images), limit)
+    extremes = vqgan.Extremes()
+    try:
+        first = next(images)
+    except StopIteration:
+        raise InputError(f"{data} holds no picture to evaluate on") from None
+    figures: dict[str, Any] = vqgan.evaluate(opened, chain([first], images), batch_size, judges, extremes)
+    if picture is not None:
+        with storage_errors(picture):
+            extremes.picture().save(picture, "PNG")
+        figures["picture"] = str(picture)
+    emit(figures, table([{"figure": name, "value": value} for name, value in figures.items()]), as_json)
 
 
 @app.command("encode")
@@ -59,13 +84,21 @@ def encode(
     data: Annotated[str, typer.Argument(help="Pictures: a folder, WebDataset, JSONL.")],
     out: Annotated[Path, typer.Argument(help="Folder for the documents with codes instead of pictures.")],
     workers: Annotated[int, typer.Option(min=1, help="Threads that decode pictures; the result does not depend on it.")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures encoded at once.")] = 32,
+    budget: Annotated[float, typer.Option(min=0, max=1, help="The share of records that may be unusable.")] = 0.01,
+    draft: Annotated[bool, typer.Option(help="Decode large JPEGs at a fraction of their size: faster, lossy.")] = False,
+    device: Annotated[str, typer.Option(help="Where the network runs: cpu, cuda.")] = "cpu",
     as_json: AsJson = False,
 ) -> None:
-    """Turn pictures into codes; an interrupted run goes on, every record is accounted for."""
+    """Turn pictures into codes; an interrupted run goes on, every record is accounted for.
+
+    OUT gets documents.jsonl (every format reader takes it) and report.json, which says of every record what became of it.
+    """
     import vqgan
 
-    config = vqgan.EncodeConfig(tokenizer=str(tokenizer), data=data, out=str(out), workers=workers)
-    report = vqgan.encode_documents(config)
+    where = {"tokenizer": str(tokenizer), "data": data, "out": str(out)}
+    how = {"workers": workers, "batch_size": batch_size, "budget": budget, "draft": draft, "device": device}
+    report = vqgan.encode_documents(vqgan.EncodeConfig.model_validate(where | how))
     text = f"{out}: {report.ok} documents encoded, {report.num_rejected} rejected"
     emit({"out": str(out), **report.to_json()}, text, as_json)
 
@@ -87,19 +120,27 @@ def decode(
 @app.command("convert")
 def convert(
     source: Annotated[Path, typer.Argument(help="A published checkpoint (file or folder), or one of our tokenizer folders.")],
-    out: Annotated[Path, typer.Argument(help="Folder for the tokenizer; for one of ours, the file to export to.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the tokenizer; with --to, the file or folder to export to.")],
     format: Annotated[str | None, typer.Option("--from", help="The checkpoint's format; found out by default.")] = None,
     to: Annotated[str | None, typer.Option("--to", help="Export one of our folders in this format.")] = None,
+    lins: Annotated[Path | None, typer.Option(help="With --from lpips: LPIPS's vgg.pth; SOURCE is VGG16's.")] = None,
     image_size: Annotated[
         int, typer.Option(min=1, help="Side of the pictures it will be used with; checkpoints don't say.")
     ] = 256,
     as_json: AsJson = False,
 ) -> None:
-    """Convert taming, LDM, LlamaGen, Chameleon, Janus and DALL-E checkpoints to ours, or ours to theirs with --to."""
-    import vqgan
+    """Convert taming, LDM, LlamaGen, Chameleon, Janus and DALL-E checkpoints to ours, or ours to theirs with --to.
 
-    if to is not None:
-        path = vqgan.export(source, out, to)
+    --to taming, llamagen, dalle write one .safetensors file; janus and chameleon also a folder for transformers.
+    --from lpips joins torchvision's VGG16 (SOURCE) and LPIPS's vgg.pth (--lins) to the weight file of the perceptual loss.
+    """
+    import vqgan
+    from cm3.core.errors import UsageError
+
+    if (format == "lpips") != (lins is not None):
+        raise UsageError("--from lpips goes with --lins: SOURCE is torchvision's VGG16, --lins is LPIPS's vgg.pth")
+    if lins is not None or to is not None:
+        path = vqgan.convert_lpips(source, lins, out) if lins is not None else vqgan.export(source, out, str(to))
         emit({"out": str(path)}, str(path), as_json)
         return
     made = vqgan.convert(source, out, format, image_size)

@@ -50,6 +50,11 @@ class ReadReport:
         if len(self.problems) < MAX_PROBLEMS:
             self.problems.append(Problem(_printable(file), _printable(where), error.reason, _printable(str(error))))
 
+    def take_back(self, error: RecordError, file: str, where: str = "") -> None:
+        """Move one accepted record to the refused ones: what a reader left undecoded turned out to be unusable."""
+        self.ok -= 1
+        self.reject(error, file, where)
+
     def check(self, budget: float = 0.01) -> None:
         """Raise `BudgetError`, naming the five most frequent reasons, if more than `budget` of the records were rejected."""
         self.check_balance()

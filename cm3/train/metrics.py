@@ -14,6 +14,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from PIL import Image
@@ -93,7 +94,7 @@ class RunLog:
                     self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def write_pictures(self, step: int, pictures: Mapping[str, Image.Image]) -> None:
-        """Save pictures as `RUN/pictures/step-XXXXXXXX-NAME.png`."""
+        """Save pictures as `RUN/pictures/step-XXXXXXXX-NAME.png`, and as TensorBoard events."""
         if not self._main:
             return
         folder = self._run_dir / "pictures"
@@ -101,6 +102,8 @@ class RunLog:
             folder.mkdir(exist_ok=True)
             for name, picture in pictures.items():
                 picture.save(folder / f"step-{step:08d}-{name}.png")
+                if self._board is not None:
+                    self._board.add_image(name, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
 
     def close(self) -> None:
         """Close the files."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from cm3.core.seeding import numpy_generator
 
 COLORS = [(214, 39, 48), (44, 160, 66), (44, 92, 214), (246, 208, 46), (24, 24, 28), (248, 248, 248)]
 
@@ -39,3 +43,19 @@ def picture_folder(tmp_path: Path) -> Path:
     for number in range(40):
         _block_picture(number).save(folder / f"{number:03}.png")
     return folder
+
+
+@pytest.fixture
+def seeded_tensor() -> Callable[[str, tuple[int, ...]], torch.Tensor]:
+    """The function from the name of a parameter and its shape to the values that golden numbers were computed with.
+
+    Matrices and kernels: normal with variance 1 / fan-in; vectors: 0.1 · normal, and 1 more for the weight of a norm.
+    """
+
+    def make(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        values = numpy_generator("golden", name).standard_normal(tuple(shape), dtype=np.float32)
+        if len(shape) > 1:
+            return torch.from_numpy(values / np.float32(math.sqrt(math.prod(shape[1:]))))
+        return torch.from_numpy(np.float32(0.1) * values + np.float32(name.endswith("weight")))
+
+    return make

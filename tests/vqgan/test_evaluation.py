@@ -11,7 +11,8 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 
 from cm3.core.errors import InputError
-from vqgan.evaluation import codebook_metrics, comparison_picture, evaluate, picture_psnr, reconstruction_metrics, worst_and_best
+from vqgan.evaluation import codebook_metrics, evaluate, picture_errors, reconstruction_metrics, worst_and_best
+from vqgan.sheets import comparison_picture
 
 
 class _OneLevelOff:
@@ -53,7 +54,7 @@ def test_evaluate_averages_over_pictures() -> None:
 
 def test_identical_pictures_count_a_hundred() -> None:
     pixels = torch.zeros(1, 3, 4, 4)
-    assert picture_psnr(pixels, pixels).tolist() == [100.0]
+    assert picture_errors(pixels, pixels)["psnr_db"].tolist() == [100.0]
 
 
 def test_ssim_is_that_of_scikit_image() -> None:

@@ -14,7 +14,7 @@ from cm3.documents.document import Document
 from vqgan.config import VQConfig
 from vqgan.initialization import distinct_patches, initialize_from_data
 from vqgan.model import VQModel
-from vqgan.pictures import Pictures, collect_pictures
+from vqgan.pictures import Collecting, Pictures, collect_pictures
 from vqgan.preprocessing import images_to_pixels, pixels_to_arrays
 from vqgan.quantizers import QUANTIZERS
 
@@ -24,7 +24,7 @@ Draw = Callable[[int], Image.Image]
 @pytest.fixture
 def pictures(block_picture: Draw, tmp_path: Path) -> Pictures:
     config = VQConfig(image_size=24)
-    return collect_pictures((Document.pair(f"{i}", "", block_picture(i)) for i in range(200)), config, tmp_path)
+    return collect_pictures((Document.pair(f"{i}", "", block_picture(i)) for i in range(200)), config, Collecting(tmp_path))
 
 
 def test_distinct_patches_and_their_weights() -> None:

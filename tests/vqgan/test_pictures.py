@@ -12,7 +12,7 @@ from PIL import Image
 from cm3.core.errors import InputError
 from cm3.documents.document import Document, ImageSegment, TextSegment
 from vqgan.config import VQConfig, VQTrainConfig
-from vqgan.pictures import BatchOrder, Pictures, collect_pictures, read_pictures, split_validation
+from vqgan.pictures import BatchOrder, Collecting, Pictures, collect_pictures, read_pictures, split_validation
 
 CONFIG = VQConfig(image_size=16, downsample_factor=8)
 
@@ -23,15 +23,15 @@ def _document(number: int) -> Document:
 
 
 def test_every_picture_of_every_document_is_taken(tmp_path: Path) -> None:
-    pictures = collect_pictures(map(_document, range(3)), CONFIG, tmp_path)
+    pictures = collect_pictures(map(_document, range(3)), CONFIG, Collecting(tmp_path))
     assert list(pictures.ids) == ["d0#0", "d0#1", "d1#0", "d1#1", "d2#0", "d2#1"]
     assert pictures.take(np.array([3])).dtype == torch.uint8
     assert pictures.take(np.array([3, 4]))[:, :, 5, 5].tolist() == [[1, 20, 0], [2, 10, 0]]
 
 
 def test_a_small_memory_limit_gives_the_same_pictures(tmp_path: Path) -> None:
-    in_memory = collect_pictures(map(_document, range(9)), CONFIG, tmp_path)
-    mapped = collect_pictures(map(_document, range(9)), CONFIG, tmp_path, memory_limit_gib=3 * 768 / 2**30)
+    in_memory = collect_pictures(map(_document, range(9)), CONFIG, Collecting(tmp_path))
+    mapped = collect_pictures(map(_document, range(9)), CONFIG, Collecting(tmp_path, memory_limit_gib=3 * 768 / 2**30))
     assert isinstance(mapped.arrays, np.memmap)
     assert not isinstance(in_memory.arrays, np.memmap)
     assert np.array_equal(mapped.arrays, in_memory.arrays)
@@ -39,7 +39,7 @@ def test_a_small_memory_limit_gives_the_same_pictures(tmp_path: Path) -> None:
 
 
 def test_max_images_stops_the_reading(tmp_path: Path) -> None:
-    assert len(collect_pictures(map(_document, range(9)), CONFIG, tmp_path, max_images=5)) == 5
+    assert len(collect_pictures(map(_document, range(9)), CONFIG, Collecting(tmp_path, max_images=5))) == 5
 
 
 def test_validation_is_chosen_by_id_alone() -> None:

@@ -7,6 +7,7 @@ CHECKPOINT_FORMATS = Registry(
     {
         "llamagen": "vqgan.conversion.llamagen:FORMAT",
         "janus": "vqgan.conversion.janus:FORMAT",
+        "chameleon": "vqgan.conversion.chameleon:FORMAT",
         "taming": "vqgan.conversion.taming:FORMAT",
         "dalle": "vqgan.conversion.dalle:FORMAT",
     },

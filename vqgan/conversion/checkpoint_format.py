@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
@@ -21,8 +21,10 @@ Tensors: TypeAlias = Mapping[str, Tensor]
 class CheckpointFormat:
     """recognizes: whether a table is of this format. to_ours: (table, image_size) → our configuration and table, raises
     `ArtefactError` naming what is missing. from_ours: (configuration, our table) → foreign table, raises `UsageError` for a
-    tokenizer that the format can't hold."""
+    tokenizer that the format can't hold. model_config: configuration → the config.json of a folder that transformers opens;
+    None where the format is a file alone."""
 
     recognizes: Callable[[Tensors], bool]
     to_ours: Callable[[Tensors, int], tuple[VQConfig, dict[str, Tensor]]]
     from_ours: Callable[[VQConfig, Tensors], dict[str, Tensor]]
+    model_config: Callable[[VQConfig], dict[str, Any]] | None = None

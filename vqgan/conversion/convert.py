@@ -6,8 +6,8 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from cm3.core.artefact import MANIFEST, hash_file, storage_errors
-from cm3.core.errors import InputError
+from cm3.core.artefact import hash_file, storage_errors, write_json, writing
+from cm3.core.errors import InputError, UsageError
 from vqgan.conversion import CHECKPOINT_FORMATS
 from vqgan.conversion.checkpoint_format import CheckpointFormat, Tensors
 from vqgan.conversion.checkpoints import read_tensors
@@ -40,22 +40,28 @@ def convert(source: Path | str, out: Path | str, format: str | None = None, imag
 
 
 def export(source: Path | str, out: Path | str, format: str) -> Path:
-    """Write the tokenizer folder `source` as one safetensors file `out` in the names of `format`; returns its path.
+    """Write the tokenizer folder `source` in the names of `format`; returns the path.
 
-    Raises `UsageError` for a tokenizer that the format can't hold.
+    `out` is a safetensors file where its name ends so; otherwise a folder (model.safetensors and config.json) that the class
+    of transformers opens. Raises `UsageError` for a tokenizer that the format can't hold, or a folder of a format without one.
     """
     tokenizer = from_pretrained(source)
     chosen: CheckpointFormat = CHECKPOINT_FORMATS.get(format)
-    tensors = chosen.from_ours(tokenizer.config, tokenizer.model.state_dict())
+    tensors = {
+        name: tensor.contiguous().clone()
+        for name, tensor in chosen.from_ours(tokenizer.config, tokenizer.model.state_dict()).items()
+    }
     out = Path(out)
-    with storage_errors(out):
-        save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, out, metadata={"format": "pt"})
+    if out.suffix == ".safetensors":
+        with storage_errors(out):
+            save_file(tensors, out, metadata={"format": "pt"})
+        return out
+    if chosen.model_config is None:
+        raise UsageError(f"format {format!r} is a single file; give an output name that ends in .safetensors, got {out}")
+    with writing(out, kind=f"{format}_export") as folder:
+        write_json(folder / "config.json", chosen.model_config(tokenizer.config))
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return out
-
-
-def is_tokenizer_folder(path: Path) -> bool:
-    """Whether `path` looks like a folder of ours, so that "convert" means exporting."""
-    return (path / MANIFEST).is_file()
 
 
 def detect(tensors: Tensors, source: Path) -> str:

@@ -7,12 +7,13 @@ Its decoding takes code vectors at unit length, while its encoding compares with
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from torch import Tensor
 
 from vqgan.config import VQConfig
 from vqgan.conversion.checkpoint_format import CheckpointFormat, Tensors
-from vqgan.conversion.layout import require_taming, taming_config
+from vqgan.conversion.layout import require_taming, taming_config, transformers_config
 
 _PREFIXES = ("model.vqmodel.", "vqmodel.")  # inside a whole Janus model
 _UP = re.compile(r"(decoder\.up\.)(\d+)(\..*)")
@@ -51,4 +52,9 @@ def _levels_turned(tensors: Tensors) -> dict[str, Tensor]:
     }
 
 
-FORMAT = CheckpointFormat(_recognizes, _to_ours, _from_ours)
+def _model_config(config: VQConfig) -> dict[str, Any]:
+    side = config.grid_shape[0]
+    return transformers_config(config, model_type="janus_vqgan", architectures=["JanusVQVAE"], out_channels=3, num_patches=side)
+
+
+FORMAT = CheckpointFormat(_recognizes, _to_ours, _from_ours, _model_config)

@@ -63,3 +63,20 @@ def require_taming(config: VQConfig, target: str, quantizers: tuple[str, ...]) -
             f"format {target!r} holds a 'taming' network with quantizer {' or '.join(map(repr, quantizers))}, "
             f"this tokenizer has {config.network!r} with {config.quantizer!r}"
         )
+
+
+def transformers_config(config: VQConfig, **names: Any) -> dict[str, Any]:
+    """The keys that `ChameleonVQVAEConfig` and `JanusVQVAEConfig` share, for a tokenizer that `require_taming` lets through."""
+    options = config.network_options
+    return {
+        "embed_dim": config.codebook_dim,
+        "num_embeddings": config.codebook_size,
+        "double_latent": False,
+        "latent_channels": options["latent_channels"],
+        "in_channels": 3,
+        "base_channels": options["channels"],
+        "channel_multiplier": list(options["channel_multipliers"]),
+        "num_res_blocks": options["residual_blocks"],
+        "dropout": 0.0,
+        **names,
+    }

@@ -13,16 +13,21 @@ from vqgan.conversion.checkpoint_format import CheckpointFormat, Tensors
 from vqgan.conversion.layout import require_taming, taming_config
 
 _PARTS = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
-_PREFIX = "first_stage_model."  # a whole latent diffusion model
+_PREFIXES = ("", "first_stage_model.", "model.vqmodel.", "vqmodel.")  # alone, in a latent diffusion model, in a Chameleon
+
+
+def _prefix(tensors: Tensors) -> str | None:
+    return next((prefix for prefix in _PREFIXES if f"{prefix}encoder.down.0.block.0.conv1.weight" in tensors), None)
 
 
 def _own_parts(tensors: Tensors) -> dict[str, Tensor]:
-    plain = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
+    prefix = _prefix(tensors) or ""
+    plain = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     return {name: tensor for name, tensor in plain.items() if name.startswith(_PARTS)}
 
 
 def _recognizes(tensors: Tensors) -> bool:
-    return any(name.removeprefix(_PREFIX).startswith("encoder.down.0.") for name in tensors)
+    return _prefix(tensors) is not None
 
 
 def _to_ours(tensors: Tensors, image_size: int) -> tuple[VQConfig, dict[str, Tensor]]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vqgan.losses.reconstruction import weighted_mean
+
 _EPSILON = 0.1
 
 
@@ -27,12 +29,13 @@ def mean_pixels(maps: Tensor) -> Tensor:
     return unsqueeze(torch.sigmoid(maps[:, :3]))
 
 
-def logit_laplace_loss(maps: Tensor, pixels: Tensor) -> Tensor:
-    """Mean negative log density per pixel value, 0-d; maps (B, 6, Y, X), pixels (B, 3, Y, X) in [-1, 1].
+def logit_laplace_loss(maps: Tensor, pixels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean negative log density per pixel value, 0-d; maps (B, 6, Y, X), pixels (B, 3, Y, X) in [-1, 1]; pixel weights
+    (B, 1, Y, X) relative to their mean.
 
     f(x | μ, b) = exp(-|logit(x) - μ| / b) / (2 b x (1 - x)).
     """
     center, log_scale = maps.chunk(2, dim=1)
     values = squeeze(pixels)
     density = -(torch.logit(values) - center).abs() * torch.exp(-log_scale) - log_scale - torch.log(2 * values * (1 - values))
-    return -density.mean()
+    return weighted_mean(-density, weights)

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cm3.core.errors import ArtefactError, InputError
 
@@ -34,14 +35,21 @@ class LPIPS(nn.Module):
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1), persistent=False)
         self.requires_grad_(False).eval()
 
-    def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """Both (B, 3, Y, X) in [-1, 1], sides of 16 and more → (B,) distances, 0 for equal pictures."""
+    def forward(self, first: Tensor, second: Tensor, regions: Tensor | None = None) -> Tensor:
+        """Both (B, 3, Y, X) in [-1, 1], sides of 16 and more → (B,) distances, 0 for equal pictures.
+
+        `regions`: pixel weights (B, 1, Y, X), averaged to the size of each layer and taken relative to their mean.
+        """
         both = (torch.cat([first, second]) - self.shift) / self.scale
         total = first.new_zeros(first.shape[0])
         for taps, weights in zip(self._taps(both), self.lins):
-            length = taps.square().sum(1, keepdim=True).sqrt()
+            length = taps.square().sum(1, keepdim=True).clamp(min=_EPSILON**2).sqrt()  # a root has no slope at 0
             one, other = (taps / (length + _EPSILON)).chunk(2)
-            total = total + ((one - other).square() * weights.view(1, -1, 1, 1)).sum(1).mean((1, 2))
+            distances = ((one - other).square() * weights.view(1, -1, 1, 1)).sum(1)  # (B, y, x)
+            if regions is not None:
+                here = F.adaptive_avg_pool2d(regions, distances.shape[1:])[:, 0]
+                distances = distances * (here / here.mean())
+            total = total + distances.mean((1, 2))
         return total
 
     def _taps(self, x: Tensor) -> list[Tensor]:

@@ -12,15 +12,15 @@ from torch.nn import functional as F
 
 def l1_loss(reconstruction: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean absolute error."""
-    return _weighted_mean((reconstruction - target).abs(), weights)
+    return weighted_mean((reconstruction - target).abs(), weights)
 
 
 def l2_loss(reconstruction: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean squared error."""
-    return _weighted_mean((reconstruction - target).square(), weights)
+    return weighted_mean((reconstruction - target).square(), weights)
 
 
-def edge_loss(reconstruction: Tensor, target: Tensor, scales: int = 3) -> Tensor:
+def edge_loss(reconstruction: Tensor, target: Tensor, weights: Tensor | None = None, scales: int = 3) -> Tensor:
     """Mean absolute difference of the horizontal and vertical steps between neighboring pixels, at `scales` halvings.
 
     It punishes blurred and displaced contours more than wrong levels. It knows nothing of perception beyond that.
@@ -28,14 +28,18 @@ def edge_loss(reconstruction: Tensor, target: Tensor, scales: int = 3) -> Tensor
     total = reconstruction.new_zeros(())
     error = reconstruction - target  # differences are linear: the difference of the steps is the step of the difference
     for _ in range(scales):
-        total = total + (error[..., 1:, :] - error[..., :-1, :]).abs().mean() + (error[..., 1:] - error[..., :-1]).abs().mean()
+        down, right = error[..., 1:, :] - error[..., :-1, :], error[..., 1:] - error[..., :-1]
+        below, beside = (None, None) if weights is None else (weights[..., 1:, :], weights[..., 1:])
+        total = total + weighted_mean(down.abs(), below) + weighted_mean(right.abs(), beside)
         if min(error.shape[-2:]) < 4:
             break
         error = F.avg_pool2d(error, 2)
+        weights = None if weights is None else F.avg_pool2d(weights, 2)
     return total
 
 
-def _weighted_mean(error: Tensor, weights: Tensor | None) -> Tensor:
+def weighted_mean(error: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean of errors (B, C, Y, X), each pixel counting its share of `weights` (B, 1, Y, X). 0-d"""
     if weights is None:
         return error.mean()
     return (error * (weights / weights.mean())).mean()

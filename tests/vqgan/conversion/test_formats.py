@@ -71,9 +71,60 @@ def test_janus_of_transformers(tmp_path: Path) -> None:
 
 
 def test_chameleon_of_transformers_has_no_decoder(tmp_path: Path) -> None:
-    ChameleonVQVAE(ChameleonVQVAEConfig(**SIZES, num_res_blocks=1, attn_resolutions=None)).save_pretrained(tmp_path / "hf")
-    with pytest.raises(ArtefactError, match="holds no decoder"):
-        convert(tmp_path / "hf", tmp_path / "ours")
+    model = ChameleonVQVAE(ChameleonVQVAEConfig(**SIZES, num_res_blocks=1, attn_resolutions=None))
+    model.save_pretrained(tmp_path / "hf")
+    save_file({"model.vqmodel." + name: tensor for name, tensor in model.state_dict().items()}, tmp_path / "whole.safetensors")
+    for source in ("hf", "whole.safetensors"):
+        with pytest.raises(ArtefactError, match="holds no decoder"):
+            convert(tmp_path / source, tmp_path / "ours")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("levels", [(), (2,)])
+def test_ours_opens_as_chameleon_in_transformers(levels: tuple[int, ...], tmp_path: Path) -> None:
+    config = TAMING.model_copy(update={"network_options": {**TAMING.network_options, "attention_levels": levels}})
+    tokenizer = _saved(config, tmp_path / "a")
+    reference = ChameleonVQVAE.from_pretrained(export(tmp_path / "a", tmp_path / "hf", "chameleon")).eval()
+    assert torch.equal(tokenizer.encode(_pixels()).flatten(), reference.encode(_pixels()).image_tokens.flatten())
+    latents = reference.quant_conv(reference.encoder(_pixels()))
+    assert torch.allclose(tokenizer.model.latents(_pixels()), latents, atol=1e-5)
+
+
+@torch.no_grad()
+def test_ours_opens_as_janus_in_transformers(tmp_path: Path) -> None:
+    config = TAMING.model_copy(update={"quantizer_options": {"unit_lookup": True}})
+    tokenizer = _saved(config, tmp_path / "a")
+    reference = JanusVQVAE.from_pretrained(export(tmp_path / "a", tmp_path / "hf", "janus")).eval()
+    codes = tokenizer.encode(_pixels())
+    assert torch.equal(codes.flatten(), reference.encode(_pixels()).image_tokens.flatten())
+    assert torch.allclose(tokenizer.decode(codes), reference.decode(codes.flatten(1)).clamp(-1, 1), atol=1e-5)
+    with pytest.raises(UsageError, match=r"ends in \.safetensors"):
+        export(tmp_path / "a", tmp_path / "folder", "taming")
+
+
+def test_each_format_is_found_out_from_its_names(tmp_path: Path) -> None:
+    names = {"taming": TAMING, "llamagen": TAMING.model_copy(update={"quantizer": "cosine"}), "dalle": DVAE, "janus": TAMING}
+    for format, config in names.items():
+        _saved(config, tmp_path / format)
+        assert detect(load_file(export(tmp_path / format, tmp_path / f"{format}.safetensors", format)), tmp_path) == format
+
+
+def test_weights_of_another_layout_name_the_first_differences(tmp_path: Path) -> None:
+    _saved(TAMING, tmp_path / "a")
+    table = load_file(export(tmp_path / "a", tmp_path / "t.safetensors", "taming"))
+    table["decoder.conv_in.weight"] = table["decoder.conv_in.weight"][:, :3].clone()
+    del table["decoder.norm_out.bias"]
+    save_file(table, tmp_path / "odd.safetensors")
+    with pytest.raises(
+        ArtefactError, match=r"2 differences.*decoder\.conv_in\.weight is \(64, 3.*decoder\.norm_out\.bias is missing"
+    ):
+        convert(tmp_path / "odd.safetensors", tmp_path / "b", image_size=32)
+    table = load_file(tmp_path / "t.safetensors")
+    table["encoder.conv_in.bias"][0] = float("nan")
+    save_file(table, tmp_path / "nan.safetensors")
+    with pytest.raises(ArtefactError, match=r"encoder\.conv_in\.bias holds values that are not finite"):
+        convert(tmp_path / "nan.safetensors", tmp_path / "b", image_size=32)
+    assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
