@@ -4,7 +4,8 @@
                others pass it around): pictures (B, 3, Y, X) uint8 → (B, 2048), called with return_features=True
     folder     any vision model of transformers (CLIP, SigLIP, DINOv2, ViT …) with its `preprocessor_config.json`
 
-Nothing is downloaded. A TorchScript file is a program: open only one that you trust. Only the Inception network gives what the literature calls rFID.
+Nothing is downloaded. A TorchScript file is a program: open only one that you trust. Only the Inception network gives what the
+literature calls rFID.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ _PREPROCESSOR_FILE = "preprocessor_config.json"
 
 @dataclass(frozen=True)
 class FeatureNetwork:
-    """name: what to call it; inception: whether distances of its features are FIDs; extract: pictures (B, 3, Y, X) uint8 →
+    """name: what to call it; inception: whether distances of its features are FIDs; features_of: pictures (B, 3, Y, X) uint8 →
     features (B, E) float."""
 
     name: str
     inception: bool
-    extract: Callable[[Tensor], Tensor]
+    features_of: Callable[[Tensor], Tensor]
 
 
 def load_features(path: Path | str, device: torch.device | str = "cpu") -> FeatureNetwork:
@@ -64,10 +65,10 @@ def _from_script(path: Path, device: torch.device | str) -> FeatureNetwork:
         )
 
     @torch.inference_mode()
-    def extract(images: Tensor) -> Tensor:
+    def features_of(images: Tensor) -> Tensor:
         return script(images.to(device), return_features=True).float()
 
-    return FeatureNetwork("Inception", True, extract)
+    return FeatureNetwork("Inception", True, features_of)
 
 
 def _from_folder(path: Path, device: torch.device | str) -> FeatureNetwork:
@@ -83,11 +84,11 @@ def _from_folder(path: Path, device: torch.device | str) -> FeatureNetwork:
     size, mean, std = _preprocessing(path, model.config)
 
     @torch.inference_mode()
-    def extract(images: Tensor) -> Tensor:
+    def features_of(images: Tensor) -> Tensor:
         unit = F.interpolate(images.to(device).float() / 255, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
         return _pooled(model, (unit - mean.to(device)) / std.to(device)).float()
 
-    return FeatureNetwork(str(model.config.model_type), False, extract)
+    return FeatureNetwork(str(model.config.model_type), False, features_of)
 
 
 def _preprocessing(path: Path, config: Any) -> tuple[int, Tensor, Tensor]:

@@ -61,7 +61,7 @@ class FrechetJudge:
     def see(self, originals: Tensor, reconstructions: Tensor) -> None:
         """Add the features of one batch, taken from 8-bit pictures as they would be saved."""
         for pixels, real in ((originals, True), (reconstructions, False)):
-            features = self._network.extract(pixels_to_arrays(pixels).permute(0, 3, 1, 2)).cpu()  # (B, E)
+            features = self._network.features_of(pixels_to_arrays(pixels).permute(0, 3, 1, 2)).cpu()  # (B, E)
             if self._metric is None:
                 self._metric = _frechet_metric(features.shape[1])
             self._metric.update(features, real=real)

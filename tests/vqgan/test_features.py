@@ -38,7 +38,7 @@ def test_the_export_is_called_for_its_features(tmp_path: Path, images: Tensor) -
     torch.jit.script(_Export()).save(tmp_path / "inception.pt")
     network = load_features(tmp_path / "inception.pt")
     assert network.inception
-    assert torch.allclose(network.extract(images), _Export()(images, return_features=True))
+    assert torch.allclose(network.features_of(images), _Export()(images, return_features=True))
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
@@ -59,7 +59,7 @@ def test_a_vision_model_gives_its_pooled_output(tmp_path: Path, images: Tensor) 
     mean, std = torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1), torch.tensor([0.5, 0.6, 0.7]).view(1, 3, 1, 1)
     with torch.no_grad():
         expected = model(pixel_values=(unit - mean) / std).pooler_output
-    assert torch.allclose(network.extract(images), expected, atol=1e-6)
+    assert torch.allclose(network.features_of(images), expected, atol=1e-6)
 
 
 def test_a_two_tower_model_gives_its_image_embedding(tmp_path: Path, images: Tensor) -> None:
@@ -67,7 +67,7 @@ def test_a_two_tower_model_gives_its_image_embedding(tmp_path: Path, images: Ten
     text = {**SMALL, "vocab_size": 10, "max_position_embeddings": 4}
     model = CLIPModel(CLIPConfig(text_config=text, vision_config={**SMALL, "image_size": 16, "patch_size": 8}, projection_dim=6))
     model.save_pretrained(tmp_path / "clip")
-    assert load_features(tmp_path / "clip").extract(images).shape == (3, 6)
+    assert load_features(tmp_path / "clip").features_of(images).shape == (3, 6)
 
 
 def test_what_is_no_network_is_said(tmp_path: Path) -> None:
