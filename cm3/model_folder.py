@@ -54,7 +54,7 @@ class Parts:
     def present(self) -> dict[str, Path]:
         """Name → folder of the parts that there are."""
         named = {IMAGE_TOKENIZER: self.image_tokenizer, ENCODER: self.encoder, MEMORY: self.memory}
-        return {name: Path(path) for name, path in named.items() if path is not None}
+        return {name: artefact.current(path) for name, path in named.items() if path is not None}
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,8 @@
 """The memory bank: documents, their vectors, an index and the identity of the encoder, in one verified folder.
 
+    CURRENT                        the generation that counts (see `cm3.core.generations`); inside a model folder there is only
+    generation-000001/             one, and its files stand in the bank's folder itself:
+
     bank.json      what it is: format version, count, width, metric, encoder fingerprint, index, recall
     vectors.npy    (N, E) float32, rows of length 1, memory-mapped
     documents.*    see `retrieval.store`        index.faiss   for indexes that are not exact
@@ -19,8 +22,9 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from cm3.core.artefact import read_json, verify
+from cm3.core.artefact import current, read_json, verify
 from cm3.core.errors import ArtefactError, InputError, UsageError
+from cm3.core.generations import Hold, hold
 from cm3.core.runfile import RunConfig, validate
 from cm3.documents.document import Document, Neighbor
 from retrieval.embedding import embed_parts
@@ -55,10 +59,14 @@ class BankInfo(RunConfig):
 
 
 class MemoryBank:
-    """An open memory bank; fulfils the protocol `Retriever`. Made by `open_bank`."""
+    """An open memory bank; fulfils the protocol `Retriever`. Made by `open_bank`.
 
-    def __init__(self, folder: Path, info: BankInfo, encoder_path: Path | None, device: str = "cpu") -> None:
-        self.folder, self.info, self._encoder_path, self._device = folder, info, encoder_path, device
+    It answers from one generation, that of `folder`, as long as it is open, whatever is published meanwhile.
+    """
+
+    def __init__(self, place: Hold, info: BankInfo, encoder_places: Sequence[Path], device: str = "cpu") -> None:
+        self._hold, self.info, self._encoder_places, self._device = place, info, encoder_places, device
+        self.folder = folder = place.folder
         self.store = DocumentStore(folder)
         self.vectors = load_vectors(folder, (info.count, info.width))
         if len(self.store) != info.count:
@@ -71,15 +79,23 @@ class MemoryBank:
     @cached_property
     def encoder(self) -> Encoder:
         """The encoder of this bank, loaded when first needed. Raises `ArtefactError` if it is not found or another one."""
-        encoder = load_encoder(_find_encoder(self.folder, self._encoder_path, self.info), self._device)
+        encoder = load_encoder(_find_encoder(self.folder, self._encoder_places, self.info), self._device)
         self.check_encoder(encoder)
         return encoder
 
+    def close(self) -> None:
+        """Let the generation be removed once another one is published; the bank must not be used any more."""
+        self._hold.release()
+
     def check_encoder(self, encoder: Encoder) -> None:
         """Raise `ArtefactError` unless `encoder` is the one whose vectors are stored here."""
-        if encoder.fingerprint != self.info.encoder:
+        self.require_encoder(encoder.fingerprint)
+
+    def require_encoder(self, fingerprint: str) -> None:
+        """Raise `ArtefactError` unless the encoder with this fingerprint made the vectors stored here."""
+        if fingerprint != self.info.encoder:
             raise ArtefactError(
-                f"{self.folder} was built with encoder {self.info.encoder[:12]}, not with {encoder.fingerprint[:12]}: "
+                f"{self.folder} was built with encoder {self.info.encoder[:12]}, not with {fingerprint[:12]}: "
                 "vectors of different encoders do not compare; use that encoder or build the memory again"
             )
 
@@ -89,12 +105,7 @@ class MemoryBank:
         Scores are cosine similarities; equal scores stand in the order of the bank. Raises `InputError` for a query without
         either part or with blank text, `UsageError` for k below 1.
         """
-        if text is not None:
-            _require_words(text)
-        if text is None and image is None:
-            raise InputError("the query has neither text nor a picture; give at least one of them")
-        pictures = [] if image is None else [image]
-        query = embed_parts([text or ""], [pictures], self.encoder, ["query"])
+        query = query_vector(self, text, image)
         return self.search_vectors(query, k)[0]
 
     def search_vectors(self, queries: np.ndarray, k: int) -> list[list[Neighbor]]:
@@ -140,13 +151,35 @@ def open_bank(path: Path | str, encoder: Path | str | None = None, verified: boo
 
     Raises `ArtefactError` for a folder that is no memory bank, is damaged, or does not hold what it says.
     """
-    folder = Path(path)
+    path = Path(path)
+    places = [Path(encoder)] if encoder is not None else [path.absolute().parent / ENCODER_FOLDER]
+    while True:
+        place = hold(path)
+        try:
+            return _open(place, [*([] if encoder is not None else [place.folder / ENCODER_FOLDER]), *places], verified, device)
+        except ArtefactError:
+            place.release()
+            if current(path) == place.folder:  # else a newer one was published, and this one is going
+                raise
+
+
+def _open(place: Hold, encoder_places: Sequence[Path], verified: bool, device: str) -> MemoryBank:
+    folder = place.folder
     verify(folder, KIND, hashes=verified)
     try:
         info = validate(BankInfo, read_json(folder / BANK_FILE), str(folder / BANK_FILE))
     except UsageError as error:  # a bank of another format is the artefact's fault, not the user's
         raise ArtefactError(f"{error}; this memory was written by another version, build it again") from None
-    return MemoryBank(folder, info, None if encoder is None else Path(encoder), device)
+    return MemoryBank(place, info, encoder_places, device)
+
+
+def query_vector(bank: MemoryBank, text: str | None, image: Image.Image | None) -> np.ndarray:
+    """The vector (1, E) that asks `bank` by a text, a picture, or both. Raises `InputError` for neither, or for blank text."""
+    if text is not None:
+        _require_words(text)
+    if text is None and image is None:
+        raise InputError("the query has neither text nor a picture; give at least one of them")
+    return embed_parts([text or ""], [[] if image is None else [image]], bank.encoder, ["query"])
 
 
 def _require_words(text: str) -> None:
@@ -158,17 +191,13 @@ def _require_words(text: str) -> None:
         raise InputError("the query text is not valid Unicode, as of bytes that are not UTF-8; write it as UTF-8") from None
 
 
-def _find_encoder(folder: Path, given: Path | None, info: BankInfo) -> Path:
-    """The folder of the bank's encoder: the given one, or the first of the two usual places whose fingerprint is right."""
-    if given is not None:
-        return given
-    places = [
-        place
-        for place in (folder / ENCODER_FOLDER, folder.absolute().parent / ENCODER_FOLDER)
-        if (place / "config.json").is_file()
-    ]
-    if not places:
+def _find_encoder(folder: Path, places: Sequence[Path], info: BankInfo) -> Path:
+    """The first of `places` that holds the encoder of the bank, or any, to say that it is another one."""
+    if len(places) == 1:
+        return places[0]
+    there = [place for place in places if (place / "config.json").is_file()]
+    if not there:
         raise ArtefactError(f"{folder} carries no encoder and none lies beside it; say where encoder {info.encoder[:12]} is")
     if info.encoder_kind == "hashing":
-        return places[0]
-    return next((place for place in places if encoder_fingerprint(place) == info.encoder), places[0])
+        return there[0]
+    return next((place for place in there if encoder_fingerprint(place) == info.encoder), there[0])

@@ -3,6 +3,7 @@
     build    a source of documents → a new bank
     add      a bank and a source → the same bank with more documents, encoded by its own encoder
     remove   a bank and ids → the same bank without them
+    merge    banks of one encoder → one bank
 
 Nothing is published when a document cannot be encoded, an id is double, the index finds too little, or the disk is full:
 what stood there before still stands. Readers of an older bank keep it until they close it.
@@ -12,46 +13,34 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sized
-from contextlib import closing
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from cm3.core.artefact import MANIFEST, fingerprint, read_manifest, require_replaceable, writing
+from cm3.core.artefact import MANIFEST, fingerprint, require_replaceable
 from cm3.core.errors import InputError, UsageError
 from cm3.core.progress import progress
 from cm3.core.storage import sibling
 from cm3.documents.document import Document, ImageSegment, Segment
 from cm3.documents.readers import read_documents
 from cm3.documents.report import ReadReport
-from retrieval.bank import ENCODER_FOLDER, KIND, MemoryBank, open_bank
+from retrieval.bank import ENCODER_FOLDER, KIND, open_bank
 from retrieval.bank_writer import BankWriter
+from retrieval.clip_retrieval import read_embedded
 from retrieval.config import BuildConfig
-from retrieval.encoders import Encoder, load_encoder
-from retrieval.encoders.fingerprint import decisive_files
+from retrieval.encoders import load_encoder
 from retrieval.encoders.hashing import HashingEncoder
 from retrieval.encoders.hub import encoder_folder
+from retrieval.plan import BankPlan, BuiltBank, derived_plan
 
 _LEAST_PAIRS = 64  # fewer teach an encoder nothing
 
 _logger = logging.getLogger(__name__)
 
 Source = Path | str | Iterable[Document]
-
-
-@dataclass(frozen=True)
-class BuiltBank:
-    """What `build` made: folder, number of documents, kind of index and its measured recall, fingerprint of the encoder."""
-
-    path: Path
-    count: int
-    index: str
-    recall: float
-    encoder: str
 
 
 def build(
@@ -67,9 +56,12 @@ def build(
         beside `out`; if there is none, a small one is trained on the pairs of `source` (hashed features below 64 pairs).
     report: gets the account of what was read (see `read_documents`).
 
+    An interrupted build that ran for more than half a minute is continued by the next one (see `retrieval.bank_writer`).
+
     Raises `InputError` for no documents, a double id or a document that cannot be encoded, `BudgetError` when more than 1 % of
-    the records were rejected, `UsageError` when no encoder is found, `ArtefactError` for an unusable one or an index below
-    `config.min_recall`, `StorageError` when the disk is full; `out` is then as it was.
+    the records were rejected, `UsageError` when no encoder is found or the memory limit is too small, `ArtefactError` for an
+    unusable encoder or an index below `config.min_recall`, `RunLockedError` while another process builds there, `StorageError`
+    when the disk is full; `out` is then as it was.
     """
     config, out = config or BuildConfig(), Path(out)
     require_replaceable(out, KIND)
@@ -77,12 +69,8 @@ def build(
     folder = _encoder_folder(source, out, encoder, scratch)
     loaded = HashingEncoder() if folder is None else load_encoder(folder)
     embedded = folder if config.embed_encoder or folder == scratch else None  # the trained one stands nowhere else
-    provenance = {"source": _name(source), **_stated_encoder(folder)}
-
-    def fill(writer: BankWriter) -> None:
-        _add_all(writer, source, config, report)
-
-    built = _publish(out, provenance, loaded, config, embedded, fill)
+    plan = BankPlan(out, loaded, config, embedded, {"source": _name(source), **_stated_encoder(folder)})
+    built = plan.publish(lambda writer: _add_all(writer, source, config, report))
     shutil.rmtree(scratch, ignore_errors=True)
     return built
 
@@ -99,7 +87,7 @@ def add(path: Path | str, source: Source, config: BuildConfig | None = None, rep
         writer.take_over(bank, everything)
         _add_all(writer, source, config, report)
 
-    return _republish(bank, config, fill)
+    return derived_plan(bank, Path(path), config).publish(fill)
 
 
 def remove(path: Path | str, ids: Iterable[str], config: BuildConfig | None = None) -> BuiltBank:
@@ -113,35 +101,53 @@ def remove(path: Path | str, ids: Iterable[str], config: BuildConfig | None = No
     rows = np.array([row for row, name in enumerate(bank.ids) if name not in named], np.int64)
     if not len(rows):
         raise InputError(f"{path} would be empty without these {len(named)} documents; delete the folder instead")
-    return _republish(bank, config or BuildConfig(), lambda writer: writer.take_over(bank, rows))
+    return derived_plan(bank, Path(path), config or BuildConfig()).publish(lambda writer: writer.take_over(bank, rows))
 
 
-def _republish(bank: MemoryBank, config: BuildConfig, fill: Callable[[BankWriter], None]) -> BuiltBank:
-    """Write `bank` anew with other documents; it keeps its provenance, and its copy of the encoder if it has one."""
-    own = bank.folder / ENCODER_FOLDER
-    provenance = dict(read_manifest(bank.folder).provenance)
-    return _publish(bank.folder, provenance, bank.encoder, config, own if own.is_dir() else None, fill)
+def merge(paths: Sequence[Path | str], out: Path | str, config: BuildConfig | None = None) -> BuiltBank:
+    """One bank `out` of all documents of the banks at `paths`, in that order, which share one encoder.
+
+    Raises `UsageError` for no banks, `ArtefactError` for banks of different encoders, `InputError` for an id that two of them
+    have, and what `build` and `open_bank` raise.
+    """
+    if not paths:
+        raise UsageError("there are no banks to merge; give at least one")
+    banks = [open_bank(path) for path in paths]
+    require_replaceable(out := Path(out), KIND)
+    plan = replace(derived_plan(banks[0], out, config or BuildConfig()), provenance={"merged": len(banks)}, base=None)
+
+    def fill(writer: BankWriter) -> None:
+        for bank in banks:
+            writer.take_over(bank, np.arange(len(bank)))
+
+    return plan.publish(fill)
 
 
-def _publish(
-    out: Path,
-    provenance: dict[str, Any],
-    encoder: Encoder,
-    config: BuildConfig,
-    embedded: Path | None,
-    fill: Callable[[BankWriter], None],
+def import_clip_retrieval(
+    source: Path | str,
+    out: Path | str,
+    encoder: Path | str,
+    config: BuildConfig | None = None,
+    pictures: Path | None = None,
 ) -> BuiltBank:
-    """Write a bank with what `fill` puts into it; `embedded` is the encoder folder to copy, None for no copy."""
-    with writing(out, KIND, provenance) as temporary:
-        with closing(BankWriter(temporary, encoder, config)) as writer:
-            fill(writer)
-            info = writer.finish()
-        if isinstance(encoder, HashingEncoder):  # a few bytes, and it stands nowhere else
-            (temporary / ENCODER_FOLDER).mkdir()
-            encoder.save(temporary / ENCODER_FOLDER)
-        elif embedded is not None:
-            _copy_encoder(embedded, temporary / ENCODER_FOLDER)
-    return BuiltBank(out, info.count, str(info.index["kind"]), float(info.recall["value"]), info.encoder)
+    """The bank `out` of embeddings in the layout of clip-retrieval (see `retrieval.clip_retrieval`), which `encoder` made.
+
+    pictures: where the paths of the table start. Raises what `read_embedded` and `build` raise.
+    """
+    config, out = config or BuildConfig(), Path(out)
+    require_replaceable(out, KIND)
+    folder = None if encoder == "hashing" else encoder_folder(encoder)
+    loaded = HashingEncoder() if folder is None else load_encoder(folder)
+    embedded = folder if config.embed_encoder else None
+    plan = BankPlan(out, loaded, config, embedded, {"source": str(source), **_stated_encoder(folder)})
+
+    def fill(writer: BankWriter) -> None:
+        with progress(0, "memory", unit="document") as bar:
+            for documents, vectors in read_embedded(source, loaded, pictures):
+                writer.add([_decoded(document) for document in documents], vectors)
+                bar.advance(len(documents))
+
+    return plan.publish(fill)
 
 
 def _add_all(writer: BankWriter, source: Source, config: BuildConfig, report: ReadReport | None) -> None:
@@ -195,13 +201,6 @@ def _new_encoder(source: Path | str, out: Path, scratch: Path) -> Path | None:
         return None
     _logger.warning("%s: no encoder given; training a small one on its %d pairs (pass an encoder to avoid this)", out, pairs)
     return train_encoder(source, scratch, report=ReadReport()).path
-
-
-def _copy_encoder(source: Path, target: Path) -> None:
-    """Copy what decides the vectors, and what transformers wants beside it."""
-    target.mkdir()
-    for file in [*decisive_files(source), *source.glob("tokenizer_config.json")]:
-        shutil.copyfile(file, target / file.name)
 
 
 def _name(source: Source) -> str:

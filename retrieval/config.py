@@ -16,7 +16,9 @@ class TrainEncoderConfig(RunConfig):
 
     data: folder, WebDataset, table or JSONL of pictures with texts; out: folder to write.
     preset: a name in `ENCODER_PRESETS`; shape: changes to it ({"image_size": 64}).
-    batch_size: pairs per step over all processes and micro-batches; each pair is contrasted with those of its micro-batch.
+    batch_size: pairs per step over all processes and micro-batches; each is contrasted with those of its micro-batch on all
+        processes. chunk_size: pairs that go through the towers at a time, which bounds memory at the cost of a second
+        forward pass: large batches by this, not by accumulation.
     hard_texts: also contrast every picture with its own text with one word exchanged, which teaches what belongs to what.
     temperature: the initial one; it is learned.
     held_out_fraction: pairs kept out of training and used for evaluation, chosen by id; held_out: at most that many are used.
@@ -27,6 +29,7 @@ class TrainEncoderConfig(RunConfig):
     preset: str = "tiny"
     shape: dict[str, Any] = Field(default_factory=dict)
     batch_size: int = Field(default=128, ge=2)
+    chunk_size: int | None = Field(default=None, ge=1)
     hard_texts: bool = True
     temperature: float = Field(default=0.07, gt=0)
     held_out: int = Field(default=256, ge=0)
@@ -51,7 +54,10 @@ class BuildConfig(RunConfig):
     """How a memory bank is built.
 
     index: a name in `INDEXES`, or "auto" for the rule of `choose_index`; seed: of what an index draws while it is built.
-    min_recall: an approximate index that finds less than this of what an exact search finds is not published.
+    memory_limit_gib: what building the index and searching it may take; None: no limit. An index that would need more is
+        refused with its estimate before it is built.
+    target_recall: an approximate index looks no further than finds this share of what an exact search finds;
+    min_recall: one that then finds less than this on other queries is not published.
     batch_size: documents encoded together. max_image_side: larger pictures are stored reduced (None: as they are).
     embed_encoder: carry a copy of the encoder; False for a bank that will lie beside its encoder, as in a model folder.
     max_documents: take only the first ones.
@@ -59,6 +65,8 @@ class BuildConfig(RunConfig):
 
     index: str = "auto"
     seed: int = Field(default=0, ge=0)
+    memory_limit_gib: float | None = Field(default=None, gt=0)
+    target_recall: float = Field(default=0.97, gt=0, le=1)
     min_recall: float = Field(default=0.95, ge=0, le=1)
     batch_size: int = Field(default=256, ge=1)
     max_image_side: int | None = Field(default=512, ge=8)

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from cm3.core.artefact import current
 from cm3.core.errors import InputError
 from cm3.core.seeding import numpy_generator
 from cm3.documents.document import Document
 from cm3.documents.readers import read_documents
 from cm3.documents.report import ReadReport
-from retrieval.bank import MemoryBank, open_bank
+from retrieval.bank import BANK_FILE, MemoryBank, open_bank
 from retrieval.encoders import Encoder, load_encoder
 from retrieval.metrics import recall_metrics
 from retrieval.store import content_hash
@@ -36,7 +37,7 @@ def evaluate(
     than two pairs, `ArtefactError` for an unusable folder.
     """
     documents = _checked(data, report) if isinstance(data, str | Path) else data
-    if not (Path(path) / "bank.json").is_file():
+    if not (current(path) / BANK_FILE).is_file():
         return evaluate_encoder(load_encoder(path), documents, limit)
     bank = open_bank(path)
     return {**evaluate_encoder(bank.encoder, documents, limit), **evaluate_bank(bank)}

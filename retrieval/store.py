@@ -1,4 +1,4 @@
-"""Documents on disk beside their vectors: written once in order, read one at a time from memory-mapped files.
+"""Documents on disk beside their vectors, read one at a time from memory-mapped files; `document_writer` writes them.
 
     documents.jsonl     one JSON object per document: {"id", "segments", "meta"}
     offsets.npy         (N + 1,) int64: document i is bytes offsets[i] to offsets[i + 1] of documents.jsonl
@@ -13,87 +13,17 @@ A text segment is {"type": "text", "text"}; an image segment {"type": "image", "
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import mmap
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from cm3.core.errors import ArtefactError, InputError
+from cm3.core.errors import ArtefactError
 from cm3.documents.document import Document, ImageSegment, Segment, TextSegment
-
-_PNG_LEVEL = 4
-
-
-class DocumentWriter:
-    """Appends documents to a folder; `finish` completes it. Use it inside the block of an artefact being written."""
-
-    def __init__(self, folder: Path, max_image_side: int | None = None) -> None:
-        self.folder, self.max_image_side = folder, max_image_side
-        self._lines: BinaryIO = open(folder / "documents.jsonl", "wb")  # noqa: SIM115 - closed by `finish`
-        self._pictures: BinaryIO = open(folder / "pictures.bin", "wb")  # noqa: SIM115
-        self._offsets, self._ids, self._content = [0], dict[str, None](), list[tuple[int, int]]()
-
-    def add(self, document: Document) -> None:
-        """Append one document. Raises `InputError` if its id is already there or its meta is no JSON."""
-        segments = [self._segment(segment) for segment in document.segments]
-        record = {"id": document.id, "segments": segments, "meta": dict(document.meta)}
-        try:
-            line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
-        except (TypeError, ValueError) as error:
-            raise InputError(f"document {document.id!r} cannot be stored: {error}; meta must hold JSON values") from None
-        self._append(document.id, line, content_hash(document))
-
-    def take_over(self, store: DocumentStore, row: int) -> None:
-        """Append a stored document as it is, its pictures byte by byte. Raises `InputError` if its id is already there."""
-        record = store.record(row)
-        for segment in record["segments"]:
-            if "at" in segment:
-                segment["at"] = self._append_picture(store.picture(*segment["at"]))
-        text, pixels = store.content[row].tolist()
-        self._append(record["id"], json.dumps(record, ensure_ascii=False).encode() + b"\n", (text, pixels))
-
-    def finish(self) -> None:
-        """Close the files and write the tables."""
-        self.close()
-        np.save(self.folder / "offsets.npy", np.array(self._offsets, np.int64))
-        np.save(self.folder / "content.npy", np.array(self._content, np.uint64).reshape(-1, 2))
-        (self.folder / "ids.json").write_text(json.dumps(list(self._ids), ensure_ascii=False), "utf-8")
-
-    def close(self) -> None:
-        """Close the open files; also right after a failure."""
-        self._lines.close()
-        self._pictures.close()
-
-    def _segment(self, segment: Segment) -> dict[str, Any]:
-        if isinstance(segment, TextSegment):
-            return {"type": "text", "text": segment.text}
-        codes = {} if segment.codes is None else {"codes": segment.codes.tolist()}
-        if codes and _only_codes(segment):
-            return {"type": "image", **codes}
-        image = segment.load()
-        if self.max_image_side is not None:
-            image.thumbnail((self.max_image_side, self.max_image_side), Image.Resampling.BICUBIC)
-        image.save(stream := io.BytesIO(), "PNG", compress_level=_PNG_LEVEL)
-        return {"type": "image", "at": self._append_picture(stream.getvalue()), **codes}
-
-    def _append_picture(self, encoded: bytes) -> list[int]:
-        start = self._pictures.tell()
-        self._pictures.write(encoded)
-        return [start, len(encoded)]
-
-    def _append(self, id: str, line: bytes, content: tuple[int, int]) -> None:
-        if id in self._ids:
-            raise InputError(f"two documents have the id {id!r}; ids must be unique within a memory")
-        self._lines.write(line)
-        self._offsets.append(self._offsets[-1] + len(line))
-        self._ids[id] = None
-        self._content.append(content)
 
 
 class DocumentStore:
@@ -170,13 +100,13 @@ def content_hash(document: Document) -> tuple[int, int]:
         return text, 0
     total = hashlib.blake2b(digest_size=8)
     for segment in document.images:
-        pixels = np.asarray(segment.codes, np.int64) if _only_codes(segment) else np.asarray(segment.load())
+        pixels = np.asarray(segment.codes, np.int64) if only_codes(segment) else np.asarray(segment.load())
         total.update(f"{pixels.shape} {pixels.dtype}".encode())
         total.update(np.ascontiguousarray(pixels).tobytes())
     return text, int.from_bytes(total.digest(), "big")
 
 
-def _only_codes(segment: ImageSegment) -> bool:
+def only_codes(segment: ImageSegment) -> bool:
     """Whether there is no picture to show."""
     return segment.image is None and segment.encoded is None and segment.path is None
 

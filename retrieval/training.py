@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import CLIPConfig, CLIPModel
 
 from cm3.core.artefact import require_replaceable, writing
@@ -41,6 +42,7 @@ from retrieval.contrastive import alike_pairs, contrastive_loss
 from retrieval.encoders.preprocessing import Preprocessing
 from retrieval.encoders.presets import EncoderShape, TowerShape
 from retrieval.encoders.text import BOS_ID, EOS_ID, PAD_ID, encode_padded, save_text_tokenizer, train_text_tokenizer
+from retrieval.gathering import gather_candidates
 from retrieval.hard_texts import WordExchange
 from retrieval.metrics import recall_metrics
 from retrieval.pairs import Pairs, collect_pairs
@@ -119,29 +121,46 @@ def split_pairs(pairs: Pairs, config: TrainEncoderConfig) -> tuple[Pairs, Pairs]
 class PairModel(nn.Module):
     """A CLIP whose forward pass gives what the loss needs, so that it can be wrapped for several processes."""
 
-    def __init__(self, clip: CLIPModel) -> None:
+    def __init__(self, clip: CLIPModel, chunk_size: int | None = None) -> None:
         super().__init__()
-        self.clip = clip
+        self.clip, self.chunk_size = clip, chunk_size
 
     def forward(self, pixels: Tensor, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pixels (B, 3, Y, X), ids and mask (M, T) with M ≥ B → unit vectors (B, E) and (M, E), and the scale (0-d)."""
-        images = self.clip.get_image_features(pixel_values=pixels).pooler_output
-        texts = self.clip.get_text_features(input_ids=ids, attention_mask=mask).pooler_output
-        scale = self.clip.logit_scale.exp().clamp(max=_MAX_SCALE)
-        return nn.functional.normalize(images.float(), dim=-1), nn.functional.normalize(texts.float(), dim=-1), scale
+        images, texts = self._chunked(self._images, pixels), self._chunked(self._texts, ids, mask)
+        return images, texts, self.clip.logit_scale.exp().clamp(max=_MAX_SCALE)
+
+    def _images(self, pixels: Tensor) -> Tensor:
+        return nn.functional.normalize(self.clip.get_image_features(pixel_values=pixels).pooler_output.float(), dim=-1)
+
+    def _texts(self, ids: Tensor, mask: Tensor) -> Tensor:
+        found = self.clip.get_text_features(input_ids=ids, attention_mask=mask).pooler_output
+        return nn.functional.normalize(found.float(), dim=-1)
+
+    def _chunked(self, tower: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """`tower` over `chunk_size` rows at a time; only its vectors are kept, activations are computed again for the gradient.
+
+        The loss needs the vectors of all rows at once, but the activations of only one chunk: that is gradient caching
+        (arXiv:2101.06983), done by checkpointing.
+        """
+        if self.chunk_size is None or not torch.is_grad_enabled():
+            return tower(*inputs)
+        chunks = zip(*(tensor.split(self.chunk_size) for tensor in inputs), strict=True)
+        return torch.cat([checkpoint(tower, *chunk, use_reentrant=False) for chunk in chunks])
 
 
 @dataclass
 class PairBatch:
     """B pairs.
 
-    pixels (B, 3, Y, X) float32; ids, mask (B or 2B, T) int64: the texts, then their hard versions; alike (B, B) bool.
+    pixels (B, 3, Y, X) float32; ids, mask (B or 2B, T) int64: the texts, then their hard versions; keys (B, 2) int64: of picture
+    and text, equal for equal contents.
     """
 
     pixels: Tensor
     ids: Tensor
     mask: Tensor
-    alike: Tensor
+    keys: Tensor
 
 
 class ContrastiveTask:
@@ -154,7 +173,7 @@ class ContrastiveTask:
         lengths = np.array([len(encoding.ids) for encoding in self.tokenizer.encode_batch(pairs.texts)])
         self.order = LengthGroupedOrder(lengths, config.batch_size, config.train.seed)
         self.exchange = WordExchange(pairs.texts) if config.hard_texts else None
-        self.modules: dict[str, nn.Module] = {"pair": PairModel(new_clip(self.tokenizer, config, shape))}
+        self.modules: dict[str, nn.Module] = {"pair": PairModel(new_clip(self.tokenizer, config, shape), config.chunk_size)}
 
     @property
     def clip(self) -> CLIPModel:
@@ -167,7 +186,12 @@ class ContrastiveTask:
         return {"model": split_decay(self.modules["pair"].named_parameters())}
 
     def batch(self, step: int, shard: Shard) -> PairBatch:
-        """The pairs of `shard` in `step`; pairs are contrasted with those of their shard."""
+        """The pairs of `shard` in `step`. Raises `UsageError` when the batch cannot be cut into equal shards."""
+        if self.config.batch_size % shard.count:
+            raise UsageError(
+                f"batch_size {self.config.batch_size} cannot be cut into {shard.count} equal parts (processes times "
+                "accumulation_steps); take a multiple of that"
+            )
         chosen = self.pairs.take(self.order.rows(step)[shard.index :: shard.count])
         texts = list(chosen.texts)
         if self.exchange is not None:
@@ -175,14 +199,17 @@ class ContrastiveTask:
             texts += [self.exchange.draw(text, rng) for text in chosen.texts]
         ids, mask = encode_padded(self.tokenizer, texts, self.shape.max_text_length)
         pixels = torch.from_numpy(self.preprocessing.normalize(chosen.frames))
-        alike = alike_pairs(torch.from_numpy(chosen.image_keys), torch.from_numpy(chosen.text_keys))
-        return PairBatch(pixels, torch.from_numpy(ids), torch.from_numpy(mask), alike)
+        keys = torch.from_numpy(np.stack([chosen.image_keys, chosen.text_keys], axis=1))  # (B, 2)
+        return PairBatch(pixels, torch.from_numpy(ids), torch.from_numpy(mask), keys)
 
     def loss(self, name: str, batch: PairBatch, step: int) -> tuple[Tensor, Metrics]:
-        """The contrastive loss, and the learned scale."""
+        """The contrastive loss among the pairs of all processes, and the learned scale."""
         images, texts, scale = self.modules["pair"](batch.pixels, batch.ids, batch.mask)
-        hard = texts[len(images) :] if len(texts) > len(images) else None
-        return contrastive_loss(images, texts[: len(images)], scale, batch.alike, hard), {"scale": scale.detach()}
+        texts, hard = texts[: len(images)], texts[len(images) :]
+        candidates, keys = gather_candidates(images, texts, batch.keys)
+        alike = alike_pairs(batch.keys, keys)
+        loss = contrastive_loss(images, texts, scale, alike, hard if len(hard) else None, candidates)
+        return loss, {"scale": scale.detach()}
 
     def evaluate(self) -> dict[str, float]:
         """Recall and reciprocal rank on the held-out pairs; nothing when there are fewer than two."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,18 +14,36 @@ FILE = "vectors.npy"
 
 
 class VectorWriter:
-    """Appends blocks (n, E) float32 to vectors.npy; the header is written anew by `finish`, in the room NumPy leaves for that."""
+    """Appends blocks (n, E) float32 to vectors.npy after the first `count` rows that are already there.
 
-    def __init__(self, folder: Path, width: int) -> None:
+    The header is written anew by `finish`, in the room NumPy leaves for that.
+    """
+
+    def __init__(self, folder: Path, width: int, count: int = 0) -> None:
         self.width, self.count = width, 0
-        self._stream: BinaryIO = open(folder / FILE, "wb")  # noqa: SIM115 - closed by `close`
+        self._stream: BinaryIO = open(folder / FILE, "r+b" if count else "wb")  # noqa: SIM115 - closed by `close`
         self._write_header()
         self._start = self._stream.tell()
+        self.cut(count)
 
     def add(self, block: np.ndarray) -> None:
         """Append the rows of `block` (n, E)."""
         self._stream.write(np.ascontiguousarray(block, np.float32).tobytes())
         self.count += len(block)
+
+    def cut(self, count: int) -> None:
+        """Drop all rows but the first `count`. Raises `ArtefactError` when there are fewer."""
+        end = self._start + 4 * self.width * count
+        if self._stream.seek(0, os.SEEK_END) < end:
+            raise ArtefactError(f"{FILE} holds fewer than {count} vectors; remove its folder to start anew")
+        self._stream.truncate(end)
+        self._stream.seek(end)
+        self.count = count
+
+    def flush(self) -> None:
+        """Have everything so far reach the disk."""
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
 
     def finish(self) -> None:
         """State the final number of rows and close the file."""

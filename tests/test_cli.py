@@ -53,6 +53,7 @@ def test_help_teaches() -> None:
             "retrieval build",
             "retrieval search",
             "retrieval eval",
+            *(f"retrieval {name}" for name in ("add", "remove", "merge", "neighbors", "verify", "import", "export", "shards")),
         ),
         *("retrieval info", "sft train", "sft preview", "sft data check"),
     ],

@@ -2,7 +2,8 @@
 
 A folder is built as a hidden sibling (`.tmp-NAME-PID`), every file is synced, `manifest.json` with the size and SHA-256
 of every file is written last, and one rename makes it visible. An older folder of the same name is moved aside first and
-put back if the rename fails. Neither safetensors nor NumPy notices a flipped bit; the manifest does.
+put back if the rename fails. Neither safetensors nor NumPy notices a flipped bit; the manifest does. What is replaced while
+others read it is published by generations (`publishing`, `cm3.core.generations`); every function here follows `CURRENT`.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from cm3.core.errors import ArtefactError, StorageError
+from cm3.core.generations import current, is_generations, publish_generation
 from cm3.core.storage import (
     full_disk_errors,
     hash_file,
@@ -38,8 +40,10 @@ __all__ = [
     "MANIFEST",
     "FileEntry",
     "Manifest",
+    "current",
     "fingerprint",
     "hash_file",
+    "publishing",
     "read_json",
     "read_manifest",
     "require_replaceable",
@@ -88,8 +92,15 @@ class Manifest:
 
 
 @contextmanager
-def writing(path: Path | str, kind: str, provenance: Mapping[str, Any] | None = None) -> Iterator[Path]:
+def writing(
+    path: Path | str,
+    kind: str,
+    provenance: Mapping[str, Any] | None = None,
+    publish: Callable[[Path, Path], None] | None = None,
+) -> Iterator[Path]:
     """Yield a temporary folder to fill; on success it becomes `path` (replacing an older artefact), else it is removed.
+
+    publish: puts the finished folder into its place; by default one rename.
 
     Raises `StorageError` when the disk is full, the place cannot be written, or something that is no artefact of this kind
     stands there; what stood there then still stands. A path has one writer at a time.
@@ -110,9 +121,22 @@ def writing(path: Path | str, kind: str, provenance: Mapping[str, Any] | None = 
             yield temporary
         with storage_errors(path):
             _write_manifest(temporary, kind, provenance or {})
-            _publish(temporary, path)
+            (publish or _replace)(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def publishing(
+    path: Path | str, kind: str, provenance: Mapping[str, Any] | None = None, base: Path | None = None
+) -> AbstractContextManager[Path]:
+    """Like `writing`, but readers of the older artefact keep it, and there is no moment without one (see `generations`).
+
+    base: the folder that the new one is derived from; if another process published since then, `RunLockedError`.
+    An artefact that stands at `path` without generations, as inside a model folder, stays so.
+    """
+    if (Path(path) / MANIFEST).is_file():
+        return writing(path, kind, provenance)
+    return writing(path, kind, provenance, functools.partial(publish_generation, base=base))
 
 
 def require_replaceable(path: Path | str, kind: str) -> None:
@@ -125,7 +149,7 @@ def require_replaceable(path: Path | str, kind: str) -> None:
     with storage_errors(path):
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
             return
-    if not (path / MANIFEST).is_file():
+    if not (path / MANIFEST).is_file() and not (path.is_dir() and is_generations(path)):
         raise StorageError(f"{path} exists and is not an artefact folder, so it is not replaced; choose another place or move it")
     try:
         standing = read_manifest(path).kind
@@ -144,7 +168,7 @@ def verify(path: Path | str, kind: str | None = None, hashes: bool = True) -> Ma
     `kind` is the kind it must be; `hashes=False` checks presence and size only. Raises `ArtefactError` naming the
     first file that is missing, extra or different; hidden files (".DS_Store") may be there, as nothing reads them.
     """
-    path = Path(path)
+    path = current(path)
     manifest = read_manifest(path)
     if kind is not None and manifest.kind != kind:
         raise ArtefactError(f"{path} is an artefact of kind {manifest.kind!r}, expected {kind!r}; check the path")
@@ -163,7 +187,7 @@ def verify(path: Path | str, kind: str | None = None, hashes: bool = True) -> Ma
 
 def read_manifest(path: Path | str) -> Manifest:
     """The manifest of the artefact at `path`, without checking the files. Raises `ArtefactError` if there is none."""
-    path = Path(path)
+    path = current(path)
     if not path.is_dir():
         what = "it is a file" if path.exists() else "no such folder"
         raise ArtefactError(f"{path} is not an artefact folder: {what}; check the path")
@@ -227,7 +251,7 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") for part in Path(name).parts)
 
 
-def _publish(temporary: Path, path: Path) -> None:
+def _replace(temporary: Path, path: Path) -> None:
     aside = _aside(path)
     if path.exists():
         os.rename(path, aside)

@@ -248,17 +248,10 @@ def make_tokens(source: Path, places: Places, out: Path) -> None:
 
 def make_neighbors(places: Places, seed: int) -> None:
     """For every training document the indices of its neighbors among the training documents."""
-    import numpy as np
-
     import retrieval
-    from cm3.documents.readers import read_documents
-    from cm3.pretrain.run import NEIGHBORS_FILE, NEIGHBORS_KIND
 
-    bank = retrieval.open(places.memory)
-    finder = retrieval.NeighborFinder(bank, retrieval.RetrieverConfig.cm3leon(seed))
-    table = finder.table(read_documents(places.pairs), NUM_NEIGHBORS)
-    with artefact.writing(places.neighbors, NEIGHBORS_KIND, {"documents": len(table)}) as folder:
-        np.save(folder / NEIGHBORS_FILE, table)
+    config = retrieval.RetrieverConfig.cm3leon(seed)
+    retrieval.write_neighbors(retrieval.open(places.memory), places.pairs, places.neighbors, NUM_NEIGHBORS, config)
 
 
 def make_pretrained(settings: Settings) -> None:

@@ -13,10 +13,11 @@ A new kind is one object that fulfils `IndexKind`, and one line here.
 
 from __future__ import annotations
 
+from cm3.core.errors import UsageError
 from cm3.core.registry import Registry
-from retrieval.index.protocol import IndexKind, VectorIndex
+from retrieval.index.protocol import Footprint, IndexKind, VectorIndex
 
-__all__ = ["EXACT_LIMIT", "INDEXES", "IndexKind", "VectorIndex", "choose_index"]
+__all__ = ["EXACT_LIMIT", "INDEXES", "Footprint", "IndexKind", "VectorIndex", "choose_index"]
 
 INDEXES = Registry(
     "index",
@@ -32,12 +33,25 @@ INDEXES = Registry(
 
 EXACT_LIMIT = 200_000
 _GRAPH_LIMIT = 5_000_000
+_BY_MEMORY = ("flat", "hnsw", "ivf_sq8", "ivf_pq", "ivf_rabitq")
 
 
-def choose_index(count: int) -> str:
-    """The default kind for `count` vectors: exact up to 200,000, a graph up to 5 million, compressed lists beyond.
+def choose_index(count: int, width: int = 512, memory_limit: int | None = None) -> str:
+    """The default kind for (count, width) vectors: exact up to 200,000, a graph up to 5 million, compressed lists beyond.
 
-    Up to 200,000 vectors of 512 numbers an exact search takes some 25 ms on one CPU core and is always right; a graph holds
-    every vector in memory a second time, which compressed lists do not.
+    memory_limit: bytes; of the kinds that the size allows, the first that can be built and searched within them is taken, in the
+    order flat, hnsw, ivf_sq8, ivf_pq, ivf_rabitq. Raises `UsageError`, with the estimates, when none can.
     """
-    return "flat" if count <= EXACT_LIMIT else "hnsw" if count <= _GRAPH_LIMIT else "ivf_sq8"
+    first = "flat" if count <= EXACT_LIMIT else "hnsw" if count <= _GRAPH_LIMIT else "ivf_sq8"
+    kinds = _BY_MEMORY[_BY_MEMORY.index(first) :]
+    if memory_limit is None:
+        return first
+    footprints: dict[str, Footprint] = {kind: INDEXES.get(kind).footprint(count, width) for kind in kinds}
+    for kind, footprint in footprints.items():
+        if footprint.build <= memory_limit:
+            return kind
+    estimates = ", ".join(f"{kind} {footprint.build / 2**30:.3g} GiB" for kind, footprint in footprints.items())
+    raise UsageError(
+        f"no index over {count:,} vectors of width {width} can be built within {memory_limit / 2**30:.3g} GiB of memory "
+        f"(estimates: {estimates}); raise the limit, or build several smaller banks and search them together"
+    )

@@ -8,7 +8,7 @@ of what compression lost. Built by one thread, so that the same vectors and seed
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,18 @@ from cm3.core.errors import ArtefactError, InputError
 from cm3.core.seeding import numpy_generator
 from retrieval.index.faiss_files import read_index, write_index
 from retrieval.index.flat import FlatIndex
-from retrieval.index.protocol import Hits
+from retrieval.index.protocol import Footprint, Hits
+from retrieval.index.recall import recall_shares
 from retrieval.index.scoring import exact_hits
 from retrieval.index.threads import one_thread
 
 _PER_CENTER = 39  # vectors faiss wants for training one center; below that it prints warnings
-_SAMPLE_PER_CENTER = 256
-_PROBE_QUERIES = 256
-_PROBE_RECALL = 0.97
+_SAMPLE_PER_CENTER = 64  # 256, faiss's most, costs four times the memory and time for hardly better centers
 _CODE_CENTERS = 16  # of a product quantizer with 4 bits
+_TUNED_AT = 10
+_LEAST_WALK = 32  # a graph walk narrower than this saves no time
+_WIDEST_WALK = 8192
+_MOST_RERANK = 160
 
 
 @dataclass(frozen=True)
@@ -36,73 +39,132 @@ class ApproximateKind:
     """A kind of approximate index; its instances are what the registry lists.
 
     recipe: faiss factory string; "{lists}" is the number of inverted lists, "{codes}" that of product quantizer codes.
-    rerank: candidates per wanted neighbor that are scored exactly.
+    rerank: candidates per wanted neighbor that are scored exactly, at least.
+    vector_bytes: from the width of a vector to the bytes of memory it takes.
     """
 
     name: str
     recipe: str
     rerank: int
+    vector_bytes: Callable[[int], int]
+
+    def footprint(self, count: int, width: int) -> Footprint:
+        """See `IndexKind.footprint`; building also holds the training sample, and a rotated copy of it."""
+        lists = _lists(count) if self.has_lists else 0
+        search = count * self.vector_bytes(width) + 4 * width * lists
+        return Footprint(search, search + 2 * 4 * width * _sample_size(count, lists) * self.has_lists)
+
+    @property
+    def has_lists(self) -> bool:
+        """Whether vectors stand in inverted lists, and not in a graph."""
+        return "{lists}" in self.recipe
 
     def build(self, vectors: np.ndarray, seed: int) -> ApproximateIndex:
-        """Train on a sample, add all vectors, and set how much of the index a query looks at. See `IndexKind.build`."""
+        """Train on a sample and add all vectors. See `IndexKind.build`."""
         count, width = vectors.shape
         self._require(count)
-        lists = max(1, min(int(4 * count**0.5), count // _PER_CENTER))
+        lists = _lists(count)
         recipe = self.recipe.format(lists=lists, codes=_codes(width))
         index = faiss.index_factory(width, recipe, faiss.METRIC_INNER_PRODUCT)
-        rng = numpy_generator(seed, "index")
-        sample = np.sort(rng.permutation(count)[: max(lists, _CODE_CENTERS) * _SAMPLE_PER_CENTER])
+        sample = np.sort(numpy_generator(seed, "index").permutation(count)[: _sample_size(count, lists)])
         built = ApproximateIndex(self, recipe, index, vectors)
         with one_thread():
             if built.lists is not None:
                 built.lists.cp.seed = seed % 2**31
-            index.train(np.ascontiguousarray(vectors[sample]))
+                index.train(np.ascontiguousarray(vectors[sample]))
             index.add(np.ascontiguousarray(vectors))
-            if built.lists is not None:
-                _set_breadth(built, vectors[np.sort(rng.permutation(count)[:_PROBE_QUERIES])])
         return built
 
     def load(self, folder: Path, vectors: np.ndarray, description: Mapping[str, Any]) -> ApproximateIndex:
         """Read the index and check it against `vectors` and its own description. See `IndexKind.load`."""
         loaded = ApproximateIndex(self, str(description.get("recipe", "")), read_index(folder, vectors), vectors)
-        if (found := loaded.describe()) != description:
+        loaded.rerank = int(description.get("rerank", self.rerank))
+        if loaded.lists is None:  # the file of lists holds their breadth, that of a graph does not
+            loaded.breadth = int(description.get("breadth", loaded.breadth))
+        if (found := loaded.describe()) != description or (loaded.lists is not None) != self.has_lists:
             raise ArtefactError(f"{folder} holds an index {found}, but is described as {dict(description)}; build it again")
         return loaded
 
     def _require(self, count: int) -> None:
-        least = _PER_CENTER * (_CODE_CENTERS if "PQ" in self.recipe else 4) if "{lists}" in self.recipe else 1
+        least = _PER_CENTER * (_CODE_CENTERS if "PQ" in self.recipe else 4) if self.has_lists else 1
         if count < least:
             raise InputError(f"an index of kind {self.name!r} needs at least {least} vectors, got {count}; use 'flat'")
 
 
 class ApproximateIndex:
-    """Fulfils `VectorIndex` by a faiss index over `vectors` (N, E), which may be memory-mapped."""
+    """Fulfils `VectorIndex` by a faiss index over `vectors` (N, E), which may be memory-mapped.
+
+    breadth: how many lists a query scans, or how many vectors a walk through a graph keeps in view. rerank: candidates per
+    wanted neighbor that are scored exactly. Both are set by `tune`.
+    """
 
     def __init__(self, kind: ApproximateKind, recipe: str, index: Any, vectors: np.ndarray) -> None:
         self.kind, self.recipe, self.index, self.vectors = kind, recipe, index, vectors
         self.lists: Any = faiss.try_extract_index_ivf(index)  # None for a graph
+        self.rerank, self._walk = kind.rerank, _LEAST_WALK
+
+    @property
+    def breadth(self) -> int:
+        """See the class text."""
+        return self._walk if self.lists is None else int(self.lists.nprobe)
+
+    @breadth.setter
+    def breadth(self, value: int) -> None:
+        if self.lists is None:
+            self._walk = value
+        else:
+            self.lists.nprobe = value
+
+    def tune(self, queries: np.ndarray, target: float) -> None:
+        """The least breadth that finds a share `target` of the ten nearest: doubled until it does, then halved down to it.
+
+        Before that, compressed vectors get as many candidates to score exactly as `target` needs where all lists are scanned.
+        """
+        k = min(_TUNED_AT, len(self.vectors))
+        expected = FlatIndex(self.vectors).search(queries, k)[1]
+        least, most = (1, int(self.lists.nlist)) if self.lists is not None else (_LEAST_WALK, _WIDEST_WALK)
+
+        def reached(breadth: int) -> bool:
+            self.breadth = breadth
+            return bool(recall_shares(expected, self.search(queries, k)[1]).mean() >= target)
+
+        while self.rerank > 1 and not reached(most) and self.rerank < _MOST_RERANK:
+            self.rerank *= 2
+        low, high = 0, least
+        while not reached(high) and high < most:
+            low, high = high, min(2 * high, most)
+        while low and high - low > max(low // 8, 1):
+            middle = (low + high) // 2
+            low, high = (low, middle) if reached(middle) else (middle, high)
+        self.breadth = high
 
     def save(self, folder: Path) -> None:
         """Write the index; its vectors stay the bank's."""
         write_index(self.index, folder)
 
     def describe(self) -> dict[str, Any]:
-        """The recipe, how many of its lists a query scans, and how many candidates per neighbor are scored exactly."""
-        scanned = {} if self.lists is None else {"scanned_lists": int(self.lists.nprobe)}
-        return {"kind": self.kind.name, "exact": False, "recipe": self.recipe, "rerank": self.kind.rerank, **scanned}
+        """The recipe, the breadth of a search, and how many candidates per neighbor are scored exactly."""
+        settings = {"rerank": self.rerank, "breadth": self.breadth}
+        return {"kind": self.kind.name, "exact": False, "recipe": self.recipe, **settings}
 
     def search(self, queries: np.ndarray, k: int) -> Hits:
         """The `k` best of `k · rerank` candidates."""
-        wanted = min(max(k * self.kind.rerank, 16), len(self.vectors))
+        wanted = min(max(k * self.rerank, 16), len(self.vectors))
         queries = np.ascontiguousarray(queries, np.float32)
-        parameters = None if self.lists is not None else _walk(wanted)
+        parameters = None
+        if self.lists is None:  # per search, since searches may run side by side
+            parameters = faiss.SearchParametersHNSW(efSearch=max(self.breadth, wanted))  # type: ignore[attr-defined]
         _, rows = self.index.search(queries, wanted, params=parameters)
         return exact_hits(queries, self.vectors, rows, k)
 
 
-def _walk(wanted: int) -> Any:
-    """How broadly a graph is walked for `wanted` candidates; per search, since searches may run side by side."""
-    return faiss.SearchParametersHNSW(efSearch=max(2 * wanted, 96))  # type: ignore[attr-defined]
+def _lists(count: int) -> int:
+    """Inverted lists for `count` vectors: four times the square root, as faiss advises, but none without vectors to train on."""
+    return max(1, min(int(4 * count**0.5), count // _PER_CENTER))
+
+
+def _sample_size(count: int, lists: int) -> int:
+    return min(count, max(lists, _CODE_CENTERS) * _SAMPLE_PER_CENTER)
 
 
 def _codes(width: int) -> int:
@@ -110,20 +172,10 @@ def _codes(width: int) -> int:
     return next(codes for codes in range(max(width // 4, 1), 0, -1) if width % codes == 0)
 
 
-def _set_breadth(built: ApproximateIndex, queries: np.ndarray) -> None:
-    """Double the number of scanned lists until the ten nearest of `queries` are found well enough."""
-    k = min(10, len(built.vectors))
-    _, expected = FlatIndex(built.vectors).search(queries, k)
-    built.lists.nprobe = 1
-    while built.lists.nprobe < built.lists.nlist:
-        _, found = built.search(queries, k)
-        if np.mean([np.isin(want, got).mean() for want, got in zip(expected, found, strict=True)]) >= _PROBE_RECALL:
-            return
-        built.lists.nprobe = min(2 * built.lists.nprobe, built.lists.nlist)
-
-
-HNSW = ApproximateKind("hnsw", "HNSW32", rerank=1)
-IVF = ApproximateKind("ivf", "IVF{lists},Flat", rerank=1)
-IVF_SQ8 = ApproximateKind("ivf_sq8", "IVF{lists},SQ8", rerank=4)
-IVF_PQ = ApproximateKind("ivf_pq", "OPQ{codes},IVF{lists},PQ{codes}x4fsr", rerank=10)
-IVF_RABITQ = ApproximateKind("ivf_rabitq", "IVF{lists},RaBitQ", rerank=20)
+HNSW = ApproximateKind("hnsw", "HNSW32", rerank=1, vector_bytes=lambda width: 4 * width + 280)  # 64 + 3 links of 4 bytes
+IVF = ApproximateKind("ivf", "IVF{lists},Flat", rerank=1, vector_bytes=lambda width: 4 * width + 8)
+IVF_SQ8 = ApproximateKind("ivf_sq8", "IVF{lists},SQ8", rerank=4, vector_bytes=lambda width: width + 8)
+IVF_PQ = ApproximateKind(
+    "ivf_pq", "OPQ{codes},IVF{lists},PQ{codes}x4fsr", rerank=10, vector_bytes=lambda width: _codes(width) // 2 + 8
+)
+IVF_RABITQ = ApproximateKind("ivf_rabitq", "IVF{lists},RaBitQ", rerank=20, vector_bytes=lambda width: width // 8 + 16)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from retrieval.index.protocol import Hits
+from retrieval.index.protocol import Footprint, Hits
 from retrieval.index.scoring import exact_hits
 
 _BLOCK_SCORES = 2**24  # scores held at a time: 64 MiB
@@ -28,6 +28,12 @@ class FlatIndex:
         self.vectors = vectors
 
     @classmethod
+    def footprint(cls, count: int, width: int) -> Footprint:
+        """Every search reads all vectors: it is fast as long as they stay in memory."""
+        search = 4 * count * width + 4 * _BLOCK_SCORES
+        return Footprint(search, search)
+
+    @classmethod
     def build(cls, vectors: np.ndarray, seed: int) -> FlatIndex:
         """Refer to `vectors`; nothing is drawn, `seed` is taken for uniformity."""
         return cls(vectors)
@@ -36,6 +42,9 @@ class FlatIndex:
     def load(cls, folder: Path, vectors: np.ndarray, description: Mapping[str, Any]) -> FlatIndex:
         """Refer to `vectors`; `folder` holds nothing of a flat index."""
         return cls(vectors)
+
+    def tune(self, queries: np.ndarray, target: float) -> None:
+        """Nothing to tune."""
 
     def save(self, folder: Path) -> None:
         """Nothing to write."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -15,12 +15,22 @@ Hits = tuple[np.ndarray, np.ndarray]
 An approximate index that finds fewer than k fills up with row `MISSING` and score -inf."""
 
 
+class Footprint(NamedTuple):
+    """Bytes of memory: what a search keeps there, and the most that building needs."""
+
+    search: int
+    build: int
+
+
 @runtime_checkable
 class VectorIndex(Protocol):
     """An index over N vectors; it refers to the array that it was built from."""
 
     def search(self, queries: np.ndarray, k: int) -> Hits:
         """The `k` (at most N) nearest of each of the (B, E) float32 queries; scores are exact, whatever the kind."""
+
+    def tune(self, queries: np.ndarray, target: float) -> None:
+        """Look at as little as finds a share `target` of the ten nearest of `queries`; an exact index has nothing to tune."""
 
     def save(self, folder: Path) -> None:
         """Write the index's own files (none for an exact one) into `folder`."""
@@ -32,6 +42,9 @@ class VectorIndex(Protocol):
 @runtime_checkable
 class IndexKind(Protocol):
     """One entry of `INDEXES`."""
+
+    def footprint(self, count: int, width: int) -> Footprint:
+        """An estimate for (count, width) vectors. Memory-mapped vectors count where a search reads all of them."""
 
     def build(self, vectors: np.ndarray, seed: int) -> VectorIndex:
         """Index (N, E) float32 rows of length 1; equal input and seed give an equal index.

@@ -50,6 +50,6 @@ def test_alike_pairs_get_no_gradient_from_each_other() -> None:
 
 
 def test_pairs_are_alike_by_picture_or_by_text() -> None:
-    alike = alike_pairs(torch.tensor([1, 2, 1, 3]), torch.tensor([7, 8, 9, 8]))
+    alike = alike_pairs(keys := torch.tensor([[1, 7], [2, 8], [1, 9], [3, 8]]), keys)
     expected = [[1, 0, 1, 0], [0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 0, 1]]
     assert alike.int().tolist() == expected

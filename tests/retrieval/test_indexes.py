@@ -12,6 +12,7 @@ from cm3.core.errors import ArtefactError, InputError, UsageError
 from retrieval.index import EXACT_LIMIT, INDEXES, IndexKind, VectorIndex, choose_index
 from retrieval.index.faiss_files import FILE
 from retrieval.index.flat import FlatIndex
+from retrieval.index.recall import recall_shares
 
 APPROXIMATE = [name for name in INDEXES.names() if name != "flat"]
 
@@ -23,6 +24,7 @@ def test_contract(name: str, unit_vectors: np.ndarray, tmp_path: Path) -> None:
     assert isinstance(kind, IndexKind)
     built = kind.build(unit_vectors, seed=3)
     assert isinstance(built, VectorIndex)
+    built.tune(unit_vectors[-256:], 0.97)
     built.save(tmp_path)
     loaded = kind.load(tmp_path, unit_vectors, built.describe())
     scores, rows = loaded.search(unit_vectors[:50], 10)
@@ -58,7 +60,7 @@ def test_an_index_of_other_vectors_is_refused(name: str, unit_vectors: np.ndarra
 def test_an_index_that_is_not_as_described_is_refused(unit_vectors: np.ndarray, tmp_path: Path) -> None:
     lists = INDEXES.get("ivf").build(unit_vectors, seed=3)
     lists.save(tmp_path)
-    for change in ({"scanned_lists": 99}, {"kind": "hnsw"}, {"rerank": 7}):
+    for change in ({"breadth": 99}, {"kind": "hnsw"}):
         with pytest.raises(ArtefactError, match="described as"):
             INDEXES.get("ivf").load(tmp_path, unit_vectors, {**lists.describe(), **change})
     INDEXES.get("hnsw").build(unit_vectors, seed=3).save(tmp_path)
@@ -84,6 +86,39 @@ def test_too_few_vectors_for_lists_are_an_input_error(unit_vectors: np.ndarray) 
 
 def test_the_rule_by_size() -> None:
     assert [choose_index(count) for count in (1, EXACT_LIMIT, EXACT_LIMIT + 1, 10**7)] == ["flat", "flat", "hnsw", "ivf_sq8"]
+
+
+def test_the_rule_by_memory() -> None:
+    gib = 2**30
+    kinds = [choose_index(10**6, 512, int(limit * gib)) for limit in (4, 2, 1.2)]
+    assert kinds == ["hnsw", "ivf_sq8", "ivf_pq"]
+    assert choose_index(1000, 512, int(0.05 * gib)) == "hnsw"  # an exact search holds a block of scores
+    with pytest.raises(UsageError, match=r"can be built within 0.01 GiB .*hnsw 2.17 GiB, ivf_sq8"):
+        choose_index(10**6, 512, int(0.01 * gib))
+
+
+@pytest.mark.parametrize("name", APPROXIMATE)
+def test_the_estimate_is_near_the_size_of_the_file(name: str, tmp_path: Path) -> None:
+    """The file holds what a search keeps in memory; short lists of the product quantizer are padded to whole blocks."""
+    vectors = np.random.default_rng(0).normal(size=(3000, 64)).astype(np.float32)
+    INDEXES.get(name).build(vectors, seed=0).save(tmp_path)
+    size = (tmp_path / FILE).stat().st_size
+    estimate = INDEXES.get(name).footprint(*vectors.shape).search
+    assert estimate == pytest.approx(size, rel=0.5 if name == "ivf_pq" else 0.15)
+
+
+@pytest.mark.parametrize("name", APPROXIMATE)
+def test_tuning_reaches_the_target_and_looks_no_further_than_needed(name: str, unit_vectors: np.ndarray) -> None:
+    index = INDEXES.get(name).build(unit_vectors, seed=3)
+    queries = np.roll(unit_vectors[:200], 1, axis=1)
+    expected = FlatIndex(unit_vectors).search(queries, 10)[1]
+    breadths = []
+    for target in (0.6, 0.97):
+        index.tune(queries, target)
+        assert recall_shares(expected, index.search(queries, 10)[1]).mean() >= target
+        breadths.append(index.describe()["breadth"])
+    assert breadths[0] <= breadths[1]
+    assert name == "hnsw" or breadths[0] < breadths[1]
 
 
 def test_an_unknown_kind_is_a_usage_error() -> None:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from cm3.core.errors import ArtefactError, InputError
 from cm3.documents.document import Document, ImageSegment, TextSegment
-from retrieval.store import DocumentStore, DocumentWriter, content_hash
+from retrieval.document_writer import DocumentWriter
+from retrieval.store import DocumentStore, content_hash
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 14, 3), np.uint8))
 DOCUMENTS = [

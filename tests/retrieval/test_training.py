@@ -123,3 +123,23 @@ def test_every_preset_is_named_and_consistent() -> None:
         TrainEncoderConfig(shape={"patch_size": 17}).resolve()
     with pytest.raises(UsageError, match="did you mean 'image_size'"):
         TrainEncoderConfig(shape={"image_sise": 48}).resolve()
+
+
+def test_chunks_change_memory_and_nothing_else(pairs: list[Document], tiny_shape: EncoderShape) -> None:
+    """Loss and gradients with the towers run on 5 pairs at a time are those of all 24 at once."""
+    found, results = collect_pairs(pairs, Preprocessing.square(24)), []
+    for chunk_size in (None, 5):
+        settings = config(tiny_shape, hard_texts=True, chunk_size=chunk_size)
+        task = ContrastiveTask(found, found.take(np.arange(0)), settings, tiny_shape)
+        loss, _ = task.loss("model", task.batch(0, Shard(0, 1)), 0)
+        loss.backward()
+        results.append([loss.detach(), *(parameter.grad for parameter in task.clip.parameters())])
+    for plain, chunked in zip(*results, strict=True):
+        torch.testing.assert_close(chunked, plain, atol=1e-6, rtol=1e-5)
+
+
+def test_a_batch_that_processes_cannot_share_is_a_usage_error(pairs: list[Document], tiny_shape: EncoderShape) -> None:
+    found = collect_pairs(pairs, Preprocessing.square(24))
+    task = ContrastiveTask(found, found.take(np.arange(0)), config(tiny_shape), tiny_shape)
+    with pytest.raises(UsageError, match="batch_size 24 cannot be cut into 7"):
+        task.batch(0, Shard(0, 7))
