@@ -74,9 +74,12 @@ def test_the_local_engine_and_its_markers(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_failed_task_is_an_error_with_the_place_of_its_log(tmp_path: Path) -> None:
+def test_a_failed_task_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("datatrove")
-    with pytest.raises(CM3Error, match="logs"):
+    with pytest.raises(CM3Error, match="nothing at"):
+        build_shards(tmp_path / "nothing", tmp_path / "out", "hashing", tasks=2)
+    monkeypatch.setattr(ShareTask, "__call__", lambda *_: 1 / 0)
+    with pytest.raises(CM3Error, match="a task failed: division by zero; see .*logs"):
         build_shards(tmp_path / "nothing", tmp_path / "out", "hashing", tasks=2)
 
 

@@ -1,0 +1,81 @@
+"""Searching: our exact search beside faiss's IndexFlatIP, and our layer over approximate faiss indexes beside faiss itself.
+
+Unit vectors of width 512, one thread. The gate asks for the same ids in the same order. `CM3_BENCH_SIZES=50000,500000` sets the
+sizes of the exact search.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import faiss
+import numpy as np
+import torch
+
+from benchmarks.measure import Row, interleaved, report, time_row
+from retrieval.index import INDEXES
+from retrieval.index.flat import FlatIndex
+
+WIDTH, K = 512, 10
+EXACT_SIZES = tuple(int(size) for size in os.environ.get("CM3_BENCH_SIZES", "50000").split(","))
+LAYERED_SIZE = 20_000
+LAYERED = ("hnsw", "ivf")  # kinds whose candidates faiss itself scores exactly
+
+
+def unit_vectors(count: int, seed: int) -> np.ndarray:
+    vectors = np.random.default_rng(seed).standard_normal((count, WIDTH), np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def clustered(count: int, seed: int) -> np.ndarray:
+    """Unit vectors around 200 centers: an index has something to find, as it has in embeddings."""
+    rng = np.random.default_rng(seed)
+    vectors = unit_vectors(200, seed)[rng.integers(200, size=count)] + 0.7 * unit_vectors(count, seed + 1)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def exact(count: int) -> Iterator[Row]:
+    vectors = unit_vectors(count, 0)
+    ours, peer = FlatIndex(vectors), faiss.IndexFlatIP(WIDTH)
+    peer.add(vectors)
+    for batch in (64, 1):
+        queries = unit_vectors(batch, 7)
+        same = (ours.search(queries, K)[1] == peer.search(queries, K)[1]).all()
+        repeats = 9 if count * batch < 10_000_000 else 3
+        seconds = interleaved(lambda q=queries: ours.search(q, K), lambda q=queries: peer.search(q, K), repeats)  # type: ignore[misc]
+        yield time_row(f"exact, {count:,} × {WIDTH}, {batch} queries, vs IndexFlatIP", seconds, "ok" if same else "other ids")
+
+
+def layered(kind: str) -> Row:
+    vectors = clustered(LAYERED_SIZE, 0)
+    queries = clustered(64, 0)[:, ::1] * 0.8 + 0.2 * unit_vectors(64, 9)
+    queries = (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype(np.float32)
+    index = INDEXES.get(kind).build(vectors, 0)
+    index.tune(queries, 0.97)
+    raw, parameters = index.index, None  # type: ignore[attr-defined]
+    if kind == "hnsw":
+        parameters = faiss.SearchParametersHNSW(efSearch=index.breadth)  # type: ignore[attr-defined]
+    one = [query[None] for query in queries]
+    ours = [index.search(query, K)[1] for query in one]
+    peer = [raw.search(query, K, params=parameters)[1] for query in one]
+    shared = np.mean([np.isin(want, got).mean() for want, got in zip(peer, ours, strict=True)])
+    seconds = interleaved(
+        lambda: [index.search(query, K) for query in one], lambda: [raw.search(query, K, params=parameters) for query in one]
+    )
+    per_query = seconds[0] / len(one), seconds[1] / len(one)
+    gate = "ok" if shared == 1 else f"{shared:.2%} of the ids are the same"
+    return time_row(f"{kind}, {LAYERED_SIZE:,} × {WIDTH}, one query, vs faiss alone", per_query, gate)
+
+
+def rows() -> Iterator[Row]:
+    torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)
+    for kind in LAYERED:
+        yield layered(kind)
+    for count in EXACT_SIZES:
+        yield from exact(count)
+
+
+if __name__ == "__main__":
+    report(rows, __doc__ or "")
