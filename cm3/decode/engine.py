@@ -115,6 +115,7 @@ class _Flight:
         self._keys = picture_keys([(request.seed, request.picture) for request in requests], model.device)
         self._drawn = 0
         self._legal: dict[IdRanges, Tensor] = {}
+        self._streams_per_request = len(streams[0])
         self._rows = Rows(model, streams, max(request.answer.max_tokens(vocab) for request in requests))
 
     @torch.inference_mode()
@@ -147,7 +148,7 @@ class _Flight:
         going = [index for index, walk in enumerate(self.walks) if not walk.done]
         if 0 < len(going) < len(self.walks):
             kept = torch.tensor(going, device=self._keys.device)
-            self._rows.keep(kept)
+            self._rows.keep(going)
             self._keys = self._keys[kept]
         self.numbers = [self.numbers[index] for index in going]
         self.walks = [self.walks[index] for index in going]
@@ -155,7 +156,7 @@ class _Flight:
 
     def _join(self, strategy: DecodingStrategy, id_range: tuple[int, int], legal: Tensor | None) -> Tensor:
         logits = self._model.project(self._rows.hidden(), id_range).float()  # (R · S, W)
-        logits = logits.unflatten(0, (-1, self._rows.streams_per_request))  # (R, S, W)
+        logits = logits.unflatten(0, (-1, self._streams_per_request))  # (R, S, W)
         if legal is None:
             return strategy.combine(logits)
         joined = strategy.combine(logits.masked_fill(~legal[:, None], FORBIDDEN))

@@ -1,109 +1,104 @@
-"""The rows of one batch in flight: their cache, where they stand, and the hidden state the next token is drawn from.
+"""The rows of one batch in flight: their cache, where they stand, and the hidden states the next tokens are drawn from.
 
-R requests with S streams each are R · S rows, request-major. Streams that are equal (the unconditional one of every
-request, the prompt of several candidates) are prefilled once and spread. Shape letters as in `cm3.model.modeling`.
+Request i is decoded as S_i streams; the streams of all requests, one request after the other, are the rows. Streams that
+are equal (the unconditional one of every request, the prompt of several candidates) are computed once.
+Shape letters: R requests, N rows, W new tokens, D width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from cm3.decode.cache import StaticCache
+from cm3.decode.cache import KeyValues
+from cm3.decode.prefill import prefill
 from cm3.decode.prompts import Stream
+from cm3.decode.step import Stepper
 from cm3.model import CM3ForCausalLM
-from cm3.model.attention_patterns import additive
 
 
 class Rows:
-    """R · S rows after their prompts; `hidden()` is where the next token is drawn from, `feed` appends it.
+    """N rows after their prompts; `hidden` is where the next token is drawn from, `feed` appends what was drawn.
 
-    streams: for each of R requests its S streams; room: how many tokens will be fed at most behind the prompts.
+    streams: for each of R requests its streams; room: how many tokens will be fed at most behind the prompts.
     """
 
     @torch.inference_mode()
     def __init__(self, model: CM3ForCausalLM, streams: Sequence[Sequence[Stream]], room: int) -> None:
-        self._model = model.model
-        self.streams_per_request = len(streams[0])
         distinct, index = _distinct([stream for request in streams for stream in request])
+        prefixes, device, config = prefill(model.model, distinct), model.device, model.config
+        self._owners = [number for number, request in enumerate(streams) for _ in request]
+        per_key = config.num_attention_heads // config.num_key_value_heads
+        self._cache = KeyValues([prefix.keys_values for prefix in prefixes], index, room, per_key)
+        lengths = [len(stream.token_ids) for stream in distinct]
+        self._step = Stepper(model.model, max(lengths) + room)
+        self._lengths = torch.tensor([lengths[prefix] for prefix in index], device=device)  # (N,) of the prompts
+        self._hidden = torch.stack([prefixes[prefix].hidden for prefix in index])  # (N, D)
         self._pending: tuple[Tensor, Tensor] | None = None
-        self._padding_mask: Tensor | None = None
-        self._hidden = self._prefill(distinct, room)
-        if index != list(range(len(distinct))):
-            self._select(torch.tensor(index, device=model.device))
+        self._fed = 0
+        self._set_order()
 
     @torch.inference_mode()
     def hidden(self) -> Tensor:
-        """(R · S, D) hidden states at the last token of every row."""
+        """(N, D) hidden states at the last token of every row."""
         if self._pending is not None:
-            self._hidden, self._pending = self._step(*self._pending), None
+            token_ids, grid_positions = self._pending
+            self._cache.place(self._fed, 1)
+            self._hidden = self._run(token_ids[:, None], grid_positions[:, None], self._fed)[:, 0]
+            self._pending, self._fed = None, self._fed + 1
         return self._hidden
 
     def feed(self, token_ids: Tensor, grid_positions: Tensor) -> None:
-        """Append one token per request: token_ids (R,) and grid_positions (R,), the same to all its streams.
+        """Append one token per request: token_ids (R,) and grid_positions (R,), the same to all its rows.
 
         Nothing is computed before the next `hidden()`, so the last token of an answer costs nothing.
         """
         self._pending = (token_ids, grid_positions)
 
     @torch.inference_mode()
-    def keep(self, requests: Tensor) -> None:
-        """Go on with some of the requests only: indices (R',) int64."""
-        if self._pending is not None:
-            self._pending = (self._pending[0][requests], self._pending[1][requests])
-        streams = torch.arange(self.streams_per_request, device=requests.device)
-        self._select((requests[:, None] * self.streams_per_request + streams).flatten())
+    def try_out(self, token_ids: Tensor, grid_positions: Tensor, fed: Tensor) -> Tensor:
+        """Hidden states (N, W, D) of W tokens per request, of which nobody knows yet how many will stay.
 
-    def _prefill(self, streams: Sequence[Stream], room: int) -> Tensor:
-        """Run the prompts of U streams; (U, D) hidden states at their last tokens."""
-        device, config = self._model.device, self._model.config
-        lengths = torch.tensor([len(stream.token_ids) for stream in streams])
-        longest = int(lengths.max())
-        padding = (longest - lengths).to(device)  # (U,)
-        token_ids = _left_padded([stream.token_ids for stream in streams], longest, config.pad_token_id or 0).to(device)
-        grid_positions = _left_padded([stream.grid_positions for stream in streams], longest, 0).to(device)
-        slots = torch.arange(longest, device=device)
-        mask = None
-        if bool(padding.any()) or config._attn_implementation != "sdpa":
-            mask = additive(_visible(slots, padding), self._model.dtype)  # (U, 1, P, P)
-        if bool(padding.any()):
-            all_slots = torch.arange(longest + room, device=device)
-            self._padding_mask = additive(
-                (all_slots >= padding[:, None])[:, None, None], self._model.dtype
-            )  # (U, 1, 1, P + room)
-        self._cache = StaticCache(config, len(streams), longest + room, self._model.dtype, device)
-        self._positions = lengths.to(device)  # (U,) the position of the next token
-        output = self._model(
-            input_ids=token_ids,
-            attention_mask=mask,
-            position_ids=(slots - padding[:, None]).clamp_min(0),
-            grid_positions=grid_positions,
-            past_key_values=self._cache,
-        )
-        self._cache.advance(longest)
-        return output.last_hidden_state[:, -1]
+        token_ids, grid_positions: (R, W); fed: (R,) how many own tokens of each request stay in front of them.
+        """
+        of_rows = fed.index_select(0, self._owner_of)  # (N,) in the cache's order
+        self._cache.place(of_rows, token_ids.shape[1])
+        return self._run(token_ids, grid_positions, of_rows[:, None])
 
-    def _step(self, token_ids: Tensor, grid_positions: Tensor) -> Tensor:
-        mask = None if self._padding_mask is None else self._padding_mask[..., : self._cache.length + 1]
-        output = self._model(
-            input_ids=token_ids.repeat_interleave(self.streams_per_request)[:, None],
-            attention_mask=mask,
-            position_ids=self._positions[:, None],
-            grid_positions=grid_positions.repeat_interleave(self.streams_per_request)[:, None],
-            past_key_values=self._cache,
-        )
-        self._cache.advance(1)
-        self._positions = self._positions + 1
-        return output.last_hidden_state[:, -1]
-
-    def _select(self, rows: Tensor) -> None:
+    @torch.inference_mode()
+    def keep(self, requests: Sequence[int]) -> None:
+        """Go on with some of the requests only, in the given order."""
+        rows = [row for request in requests for row, owner in enumerate(self._owners) if owner == request]
+        number = {request: new for new, request in enumerate(requests)}
+        self._owners = [number[self._owners[row]] for row in rows]
         self._cache.select(rows)
-        self._positions, self._hidden = self._positions[rows], self._hidden[rows]
-        if self._padding_mask is not None:
-            self._padding_mask = self._padding_mask[rows]
+        device = self._lengths.device
+        kept = torch.tensor(rows, device=device)
+        self._lengths, self._hidden = self._lengths[kept], self._hidden[kept]
+        if self._pending is not None:
+            chosen = torch.tensor(list(requests), device=device)
+            self._pending = (self._pending[0][chosen], self._pending[1][chosen])
+        self._set_order()
+
+    def _run(self, token_ids: Tensor, grid_positions: Tensor, fed: int | Tensor) -> Tensor:
+        """One forward: token_ids and grid_positions (R, W) of the requests → hidden (N, W, D) of the rows."""
+        steps = torch.arange(token_ids.shape[1], device=token_ids.device)
+        positions = self._ordered_lengths[:, None] + fed + steps  # (N, W)
+        of_rows = (part.index_select(0, self._owner_of) for part in (token_ids, grid_positions))
+        token_rows, grid_rows = of_rows
+        hidden = self._step(token_rows, positions, grid_rows, self._cache)
+        return hidden if self._back is None else hidden.index_select(0, self._back)
+
+    def _set_order(self) -> None:
+        """Tables between rows as requests have them and rows as the cache has them."""
+        device, order = self._lengths.device, self._cache.order
+        self._owner_of = torch.tensor([self._owners[row] for row in order], device=device)  # (N,)
+        self._ordered_lengths = self._lengths[torch.tensor(order, device=device)]
+        self._back: Tensor | None = None
+        if order != list(range(len(order))):
+            self._back = torch.tensor(order, device=device).argsort()
 
 
 def _distinct(streams: Sequence[Stream]) -> tuple[list[Stream], list[int]]:
@@ -118,17 +113,3 @@ def _distinct(streams: Sequence[Stream]) -> tuple[list[Stream], list[int]]:
             kept.append(stream)
         index.append(seen[key])
     return kept, index
-
-
-def _left_padded(rows: Sequence[np.ndarray], length: int, value: int) -> Tensor:
-    padded = np.full((len(rows), length), value, np.int64)
-    for row, content in zip(padded, rows):
-        row[length - len(content) :] = content
-    return torch.from_numpy(padded)
-
-
-def _visible(slots: Tensor, padding: Tensor) -> Tensor:
-    """(U, 1, P, P) bool: earlier tokens of the row that are no padding; padding sees itself, so that no row is empty."""
-    causal = slots[:, None] >= slots[None, :]
-    content = (slots >= padding[:, None])[:, None, None, :]  # (U, 1, 1, P)
-    return (causal & content) | torch.eye(len(slots), dtype=torch.bool, device=slots.device)
