@@ -8,7 +8,7 @@ Everything random of picture i is fixed by the pair (seed, i), so picture 0 of f
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ import torch
 from PIL import Image
 
 import retrieval
+from cm3 import choosing
+from cm3.choosing import DrawnPicture
 from cm3.core.errors import UsageError
 from cm3.core.protocols import ImageTokenizer, Reranker, Retriever
 from cm3.core.runfile import validate
@@ -28,6 +30,7 @@ from cm3.decode import (
     Generation,
     ImageAnswer,
     ImagePiece,
+    PairAnswer,
     Piece,
     Prompt,
     Request,
@@ -35,23 +38,24 @@ from cm3.decode import (
     TextPiece,
     codes_of,
     continuation,
+    document_start,
     fill,
     infilling,
     pieces_of,
-    rank_by_reranker,
     unconditional_image,
 )
+from cm3.decode.memory import free_bytes, require_memory
 from cm3.decode.options import DecodingOptions
 from cm3.decode.pieces import PieceAssembler
 from cm3.documents.document import Document, ImageSegment
 from cm3.documents.images import decode_image
+from cm3.gaps import GAP, Boxes, region_cells, text_with_gaps
 from cm3.model import CM3ForCausalLM
 from cm3.model_folder import Parts, assemble_model_folder, open_model_folder
 from cm3.sequences.augmentation import augment
 from cm3.sequences.masking import restore
 from cm3.tokens.document_tokenizer import DocumentTokenizer
 from cm3.tokens.messages import Message, required_text, turns_of
-from cm3.tokens.regions import box_mask, image_mask, mask_cells
 from cm3.tokens.tokenized import TokenizedDocument
 from cm3.tokens.turns import Turn, encode_prompt
 
@@ -60,16 +64,7 @@ Picture = Image.Image | Path | str | bytes
 DRAWING = DecodingOptions(temperature=0.7, top_p=0.9)  # Chameleon's own settings for pictures
 EXACT = DecodingOptions(temperature=0.0)  # answers, captions, edits: the most likely one
 TEXT_LIMIT = 96
-
-
-@dataclass(frozen=True, eq=False)
-class DrawnPicture:
-    """A picture with how it came about: codes (h, w) int64, the pair (seed, i) it was drawn with, the reranker's score."""
-
-    image: Image.Image
-    codes: np.ndarray
-    seed: tuple[int, int]
-    score: float | None = None
+_DECODE_AT_ONCE = 32  # pictures that go through the image tokenizer together
 
 
 class CM3Pipeline:
@@ -123,35 +118,86 @@ class CM3Pipeline:
         return [drawn.image for drawn in self.draw(prompt, n, best_of, seed, retrieve, **options)]
 
     def draw(
-        self, prompt: str | None, n: int = 1, best_of: int = 1, seed: int = 0, retrieve: int = 0, **options: Any
+        self,
+        prompt: str | None,
+        n: int = 1,
+        best_of: int = 1,
+        seed: int = 0,
+        retrieve: int = 0,
+        rerank: str | Reranker = "encoder",
+        **options: Any,
     ) -> list[DrawnPicture]:
-        """`generate` with codes, seeds and scores.
+        """`generate` with codes, seeds, scores and candidates.
 
-        best_of: each picture is the best of so many candidates by the encoder's judgement; candidate j of picture i is
-        drawn with (seed, i · best_of + j). retrieve: put so many documents of the memory before the prompt.
-        Raises `InputError` for an empty or too long prompt, `UsageError` for an option or a part that is not there.
+        best_of: each picture is the best of so many candidates; candidate j of picture i is drawn with (seed, i · best_of + j).
+        rerank: who judges: "encoder" (CLIP), "likelihood" (how well the model itself says the prompt of the candidate), or a
+        `Reranker`. retrieve: put so many documents of the memory before the prompt. Raises `InputError` for an empty or too
+        long prompt, `UsageError` for an option or a part that is not there, or for more pictures than memory holds.
         """
         for name, value in (("n", n), ("best_of", best_of)):
             if value < 1:
                 raise UsageError(f"{name} must be at least 1, got {value}")
         if best_of > 1 and prompt is None:
             raise UsageError("best_of chooses by the prompt; give a prompt, or leave best_of at 1")
+        self._require_memory(n * best_of)
         asked = unconditional_image(self.vocab)
         if prompt is not None:
             asked = self._prompt(self._turns("text_to_image", prompt), self.vocab.num_image_tokens, retrieve)
         requests = [Request(asked, ImageAnswer(), seed, index) for index in range(n * best_of)]
-        candidates = self._draw(requests, options, DRAWING)
         if best_of == 1 or prompt is None:
-            return candidates
-        return [self._best(prompt, candidates[start : start + best_of]) for start in range(0, len(candidates), best_of)]
+            return self._draw(requests, options, DRAWING)
+        judge = self._judge(rerank)  # one that is not there is missed now, not after the drawing
+        return choosing.best_of(best_of, prompt, self._draw(requests, options, DRAWING), judge)
 
-    def caption(self, image: Picture, retrieve: int = 0, seed: int = 0, **options: Any) -> str:
-        """What the picture shows, in words."""
+    def vary(self, image: Picture, n: int = 1, seed: int = 0, **options: Any) -> list[Image.Image]:
+        """`n` other pictures of what `image` shows: it is described, and the description drawn."""
+        return self.generate(self.caption(image), n, seed=seed, **options)
+
+    def vary_text(self, text: str, n: int = 1, seed: int = 0, **options: Any) -> list[str]:
+        """`n` other wordings of `text`: it is drawn, and the pictures described."""
+        task = self.tasks["captioning"]
+        drawn = self.draw(text, n, seed=seed, **options)
+        prompts = [self._prompt(task.prompt(ImageSegment(codes=picture.codes)), TEXT_LIMIT) for picture in drawn]
+        requests = [Request(prompt, TextAnswer(self._fitting(prompt, TEXT_LIMIT)), seed) for prompt in prompts]
+        return [self.text_of(generation) for generation in self.decode(requests, {})]
+
+    def write(self, n: int = 1, seed: int = 0, limit: int = TEXT_LIMIT, **options: Any) -> list[str]:
+        """`n` texts of anything, of at most `limit` tokens."""
+        start = document_start(self.vocab)
+        requests = [Request(start, TextAnswer(self._fitting(start, limit)), seed, index) for index in range(n)]
+        return [self.text_of(generation) for generation in self.decode(requests, options, DRAWING)]
+
+    def imagine(self, n: int = 1, seed: int = 0, limit: int = TEXT_LIMIT, **options: Any) -> list[Document]:
+        """`n` documents of anything: a text of at most `limit` tokens and its picture, drawn together."""
+        requests = [Request(document_start(self.vocab), PairAnswer(limit), seed, index) for index in range(n)]
+        documents = []
+        for index, generation in enumerate(self.decode(requests, options, DRAWING)):
+            text, picture, *_ = pieces_of(generation, self.vocab, self.tokenizer.text)
+            [image] = self.decode_codes([picture.codes])  # type: ignore[union-attr]
+            documents.append(Document.pair(f"{seed}-{index}", text.text, image))  # type: ignore[union-attr]
+        return documents
+
+    def caption(self, image: Picture, retrieve: int = 0, seed: int = 0, infill: bool = False, **options: Any) -> str:
+        """What the picture shows, in words.
+
+        infill: as the text that is missing before the picture (what pretraining teaches) instead of as an answer.
+        """
+        if infill:
+            return self._filling(GAP, image, seed, options)
         return self._say(self.tasks["captioning"].prompt(self._segment(image)), retrieve, seed, options)
 
-    def ask(self, image: Picture, question: str, retrieve: int = 0, seed: int = 0, **options: Any) -> str:
-        """The answer to a question about the picture."""
+    def ask(self, image: Picture, question: str, retrieve: int = 0, seed: int = 0, infill: bool = False, **options: Any) -> str:
+        """The answer to a question about the picture; infill: as what is missing behind the question, see `caption`."""
+        if infill:
+            return self._filling(f"{required_text(question, 'question')} {GAP}", image, seed, options)
         return self._say(self._turns("vqa", question, image), retrieve, seed, options)
+
+    def fill_text(self, text: str, image: Picture | None = None, seed: int = 0, **options: Any) -> str:
+        """`text` with every ___ in it filled in, to fit the picture if there is one; all else stays as it is."""
+        masked = text_with_gaps(text, None if image is None else self._segment(image), self.tokenizer)
+        [generation] = self.decode([Request(*infilling(masked, self.vocab), seed)], options)
+        ids = restore(fill(masked, generation.token_ids, self.vocab), self.vocab)
+        return self.tokenizer.text.decode(ids[self.vocab.is_text(ids)].tolist())
 
     def edit(self, image: Picture, instruction: str, seed: int = 0, **options: Any) -> Image.Image:
         """The picture, changed as the instruction says."""
@@ -167,7 +213,7 @@ class CM3Pipeline:
         image: Picture,
         mask: Image.Image | np.ndarray | None = None,
         prompt: str | None = None,
-        box: Sequence[int] | None = None,
+        box: Boxes | None = None,
         seed: int = 0,
         **options: Any,
     ) -> Image.Image:
@@ -179,21 +225,17 @@ class CM3Pipeline:
         image: Picture,
         mask: Image.Image | np.ndarray | None = None,
         prompt: str | None = None,
-        box: Sequence[int] | None = None,
+        box: Boxes | None = None,
         seed: int = 0,
         **options: Any,
     ) -> DrawnPicture:
         """`infill` with codes and seed.
 
-        The region is a `mask` of the picture's size (light or true: fill in) or a `box` (x0, y0, x1, y1) in its pixels;
-        every code that it touches is drawn anew, all others stay as they are. prompt: what the whole picture shows.
+        The region is a `mask` of the picture's size (light or true: fill in) or a `box` (x0, y0, x1, y1) in its pixels, or
+        several boxes; every code that it touches is drawn anew, all others stay as they are. prompt: what the picture shows.
         """
         segment = self._segment(image)
-        if (mask is None) == (box is None):
-            raise UsageError("infilling needs one region: give either a mask or a box, not both")
-        size = segment.load().size
-        region = box_mask(size, box) if box is not None else image_mask(mask, size)  # type: ignore[arg-type]
-        cells = mask_cells(region, self._image_tokenizer())
+        cells = region_cells(segment, self._image_tokenizer(), mask, box)
         task, caption = self.tasks["infilling"], None if prompt is None else required_text(prompt, "prompt")
         masked = task.masked(segment, cells, caption, self.tokenizer)
         asked, answer = infilling(masked, self.vocab)
@@ -228,7 +270,7 @@ class CM3Pipeline:
     ) -> list[Generation]:
         """The answers to many requests at once; `options` replace fields of `default`."""
         chosen = _options(options, default)
-        return self.engine.generate(requests, chosen.make_strategy(), chosen.make_sampling())
+        return self.engine.generate(requests, chosen.make_strategy(), chosen.make_sampling(), window=chosen.window)
 
     def filled_codes(self, masked: TokenizedDocument, generation: Generation) -> np.ndarray:
         """The codes (h, w) of the masked picture with its gaps as `generation` fills them."""
@@ -238,7 +280,11 @@ class CM3Pipeline:
     def decode_codes(self, codes: Sequence[np.ndarray]) -> list[Image.Image]:
         """Codes (h, w) each → pictures."""
         tokenizer = self._image_tokenizer()
-        return tokenizer.postprocess(tokenizer.decode(torch.from_numpy(np.stack(codes).astype(np.int64))))
+        images: list[Image.Image] = []
+        for start in range(0, len(codes), _DECODE_AT_ONCE):
+            grids = np.stack(codes[start : start + _DECODE_AT_ONCE]).astype(np.int64)
+            images += tokenizer.postprocess(tokenizer.decode(torch.from_numpy(grids)))
+        return images
 
     @cached_property
     def memory(self) -> Retriever:
@@ -269,9 +315,25 @@ class CM3Pipeline:
         pictures = zip(self.decode_codes(codes), codes, requests, strict=True)
         return [DrawnPicture(image, grid, (request.seed, request.picture)) for image, grid, request in pictures]
 
-    def _best(self, prompt: str, candidates: Sequence[DrawnPicture]) -> DrawnPicture:
-        ranking = rank_by_reranker(prompt, [candidate.image for candidate in candidates], self.reranker)
-        return replace(candidates[ranking.best], score=ranking.scores[ranking.best])
+    def _judge(self, rerank: str | Reranker) -> choosing.Judge:
+        if rerank == "likelihood":
+            return choosing.by_likelihood(self.model, self.tokenizer, self.tasks["captioning"])
+        reranker = self.reranker if rerank == "encoder" else rerank
+        if not isinstance(reranker, Reranker):
+            raise UsageError(f"rerank is {rerank!r}; expected 'encoder', 'likelihood' or a Reranker")
+        return choosing.by_reranker(reranker)
+
+    def _filling(self, text: str, image: Picture, seed: int, options: Mapping[str, Any]) -> str:
+        """What the model puts into the one gap of `text`."""
+        masked = text_with_gaps(text, self._segment(image), self.tokenizer)
+        [generation] = self.decode([Request(*infilling(masked, self.vocab), seed)], options)
+        return self.text_of(generation).strip()
+
+    def _require_memory(self, pictures: int) -> None:
+        """Refuse more pictures than memory holds, before the first is drawn."""
+        of_one = 3 * self._image_tokenizer().image_size ** 2 + 8 * self.vocab.num_image_tokens
+        free = free_bytes(torch.device("cpu"))
+        require_memory(pictures * of_one, free, f"{pictures} pictures", "ask for fewer (n times best_of) at a time")
 
     def _turns(self, task: str, text: str, image: Picture | None = None) -> list[Turn]:
         """The turns of a request in words, about `image` if there is one."""
@@ -303,7 +365,8 @@ class CM3Pipeline:
 
     def _pieces(self, request: Request, options: Mapping[str, Any]) -> Iterator[Piece]:
         chosen, assembler = _options(options, DRAWING), PieceAssembler(self.vocab, self.tokenizer.text)
-        for emission in self.engine.stream([request], chosen.make_strategy(), chosen.make_sampling()):
+        strategy, sampling = chosen.make_strategy(), chosen.make_sampling()
+        for emission in self.engine.stream([request], strategy, sampling, window=chosen.window):
             for piece in assembler.take(emission.token_ids, emission.reason):
                 yield replace(piece, image=self.decode_codes([piece.codes])[0]) if isinstance(piece, ImagePiece) else piece
 

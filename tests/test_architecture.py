@@ -28,7 +28,7 @@ ALL_STAGES = {
     "cm3.pretrain",
     "cm3.decode",
 }
-PIPELINE = {"cm3.pipeline", "cm3.model_folder", "cm3.tokenize"}
+PIPELINE = {"cm3.pipeline", "cm3.model_folder", "cm3.tokenize", "cm3.gaps", "cm3.choosing"}
 
 # unit → what it may import at module level; a unit is the longest prefix of a module's name that stands here
 ALLOWED: dict[str, set[str]] = {
@@ -46,7 +46,9 @@ ALLOWED: dict[str, set[str]] = {
     "cm3.decode": CORE | {"cm3.documents", "cm3.tokens", "cm3.model"},
     "cm3.model_folder": ALL_STAGES,
     "cm3.tokenize": ALL_STAGES,
-    "cm3.pipeline": ALL_STAGES | {"cm3.model_folder"},
+    "cm3.gaps": ALL_STAGES,
+    "cm3.choosing": ALL_STAGES,
+    "cm3.pipeline": ALL_STAGES | {"cm3.model_folder", "cm3.gaps", "cm3.choosing"},
     "sft": ALL_STAGES | PIPELINE,
     "cm3.quickstart": ALL_STAGES | PIPELINE | {"sft"},
     "cm3.commands": {"cm3.core"},  # everything else inside the functions, so that help costs nothing

@@ -54,7 +54,12 @@ def asked(pipe, monkeypatch):
     """Every request that reaches the engine."""
     seen = []
     generate = pipe.engine.generate
-    monkeypatch.setattr(pipe.engine, "generate", lambda requests, *rest: seen.extend(requests) or generate(requests, *rest))
+
+    def recorded(requests, *rest, **named):
+        seen.extend(requests)
+        return generate(requests, *rest, **named)
+
+    monkeypatch.setattr(pipe.engine, "generate", recorded)
     return seen
 
 

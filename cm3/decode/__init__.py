@@ -1,8 +1,8 @@
 """Decoding: prompts to texts and pictures, by any strategy, in one cached and batched loop."""
 
 from cm3.decode.engine import DecodingEngine, Emission
-from cm3.decode.grammar import FreeAnswer, ImageAnswer, InfillAnswer, TextAnswer
-from cm3.decode.likelihood import sequence_log_prob
+from cm3.decode.grammar import FreeAnswer, ImageAnswer, InfillAnswer, PairAnswer, TextAnswer
+from cm3.decode.likelihood import answer_log_prob, sequence_log_prob
 from cm3.decode.pieces import PieceAssembler, pieces_of
 from cm3.decode.prompts import Prompt, continuation, document_start, fill, infilling, unconditional_image
 from cm3.decode.records import Done, Generation, ImagePiece, Piece, Request, TextPiece, codes_of
@@ -21,6 +21,7 @@ __all__ = [
     "ImageAnswer",
     "ImagePiece",
     "InfillAnswer",
+    "PairAnswer",
     "Piece",
     "PieceAssembler",
     "Prompt",
@@ -29,6 +30,7 @@ __all__ = [
     "Sampling",
     "TextAnswer",
     "TextPiece",
+    "answer_log_prob",
     "codes_of",
     "continuation",
     "document_start",

@@ -65,6 +65,22 @@ class TextAnswer:
 
 
 @dataclass(frozen=True)
+class PairAnswer:
+    """A text of at most `limit` tokens and, behind a `<break>`, a picture."""
+
+    limit: int = 64
+
+    def max_tokens(self, vocab: Vocab) -> int:
+        return self.limit + 1 + vocab.num_image_tokens
+
+    def walk(self, vocab: Vocab) -> Walk:
+        _, closed = yield from _text(vocab, self.limit, (vocab.break_id,))
+        if closed is None:
+            yield _forced(vocab.break_id)
+        return (yield from ImageAnswer().walk(vocab))
+
+
+@dataclass(frozen=True)
 class Gap:
     """A moved span to fill in: an image gap has one grid position per missing token, a text gap a token limit."""
 

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from cm3.model import CM3ForCausalLM
 from cm3.tokens import TokenizedDocument
+from cm3.tokens.document_tokenizer import DocumentTokenizer
+from cm3.tokens.turns import Turn, encode_turns
 
 
 @torch.inference_mode()
@@ -30,6 +32,11 @@ def sequence_log_prob(model: CM3ForCausalLM, documents: Sequence[TokenizedDocume
         batch = order[start : start + batch_size]
         scores[torch.tensor(batch)] = _batch_log_prob(model, [documents[index] for index in batch])
     return scores
+
+
+def answer_log_prob(model: CM3ForCausalLM, tokenizer: DocumentTokenizer, dialogs: Sequence[Sequence[Turn]]) -> Tensor:
+    """(N,) float32: log p of the trained turns of each dialog given the others: how well the model says an answer itself."""
+    return sequence_log_prob(model, [encode_turns(turns, tokenizer) for turns in dialogs])
 
 
 def _batch_log_prob(model: CM3ForCausalLM, documents: Sequence[TokenizedDocument]) -> Tensor:

@@ -26,12 +26,13 @@ def picture_keys(pictures: Sequence[tuple[int, int]], device: torch.device | str
     return torch.tensor(keys, dtype=torch.int64, device=device)
 
 
-def gumbel_noise(keys: Tensor, first: int, count: int, id_range: tuple[int, int]) -> Tensor:
+def gumbel_noise(keys: Tensor, first: int | Tensor, count: int, id_range: tuple[int, int]) -> Tensor:
     """Standard Gumbel noise (R, count, W) float32 of positions [first, first + count) and ids [start, stop), W = stop - start.
 
-    keys: (R,) int64 of `picture_keys`. A narrower id range gives the same numbers, cut out.
+    keys: (R,) int64 of `picture_keys`; first: one for all rows, or (R,). A narrower id range gives the same numbers, cut out.
     """
-    positions = torch.arange(first + 1, first + count + 1, device=keys.device)
+    positions = torch.arange(1, count + 1, device=keys.device)
+    positions = positions + (first[:, None] if isinstance(first, Tensor) else first)  # (n,) or (R, n)
     ids = torch.arange(id_range[0] + 1, id_range[1] + 1, device=keys.device)
     places = _mix(keys[:, None] + positions * _STEP)  # (R, n)
     bits = _mix(places[:, :, None] + ids * _STEP)  # (R, n, W)

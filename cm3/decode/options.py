@@ -23,7 +23,9 @@ class DecodingOptions(RunConfig):
     """How an answer is drawn.
 
     strategy: a name of `STRATEGIES` (None: "guidance" when a guidance is given, else "plain"), strategy_options its fields;
-    guidance, image_guidance: short for its `scale` and `image_scale`; temperature, top_k, top_p: see `Sampling`.
+    guidance, image_guidance: short for its `scale` and `image_scale`; temperature, top_k, top_p, min_p, repetition_penalty: see
+    `Sampling`; window: how many tokens of a picture are tried at once (Jacobi decoding, see `cm3.decode.jacobi`; the tokens
+    are the same for any number).
     """
 
     strategy: str | None = None
@@ -33,6 +35,9 @@ class DecodingOptions(RunConfig):
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    window: int = Field(default=1, ge=1)
 
     def make_strategy(self) -> DecodingStrategy:
         """The strategy. Raises `UsageError` for a name or an option that it does not have."""
@@ -51,7 +56,7 @@ class DecodingOptions(RunConfig):
 
     def make_sampling(self) -> Sampling:
         """Temperature and filters. Raises `UsageError` for a value out of range."""
-        return Sampling(self.temperature, self.top_k, self.top_p)
+        return Sampling(self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
 
 
 def _checked(kind: type, name: str, options: dict[str, Any]) -> DecodingStrategy:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cm3.core.errors import UsageError
+from cm3.core.protocols import DecodingStrategy
 from cm3.decode.grammar import Answer, Reason
+from cm3.decode.sampling import Sampling
 from cm3.tokens import Vocab
 
 if TYPE_CHECKING:
@@ -19,12 +21,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """One answer to generate: `prompt`, `answer` (the plan), and the pair (seed, picture) that fixes all its randomness."""
+    """One answer to generate: `prompt`, `answer` (the plan), and the pair (seed, picture) that fixes all its randomness.
+
+    strategy, sampling: how this one is drawn, where it differs from the others of its batch (None: as they are).
+    """
 
     prompt: Prompt
     answer: Answer
     seed: int = 0
     picture: int = 0
+    strategy: DecodingStrategy | None = None
+    sampling: Sampling | None = None
 
 
 @dataclass(frozen=True, eq=False)

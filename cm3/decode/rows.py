@@ -33,7 +33,8 @@ class Rows:
         per_key = config.num_attention_heads // config.num_key_value_heads
         self._cache = KeyValues([prefix.keys_values for prefix in prefixes], index, room, per_key)
         lengths = [len(stream.token_ids) for stream in distinct]
-        self._step = Stepper(model.model, max(lengths) + room)
+        positions = min(max(lengths) + room, config.max_position_embeddings)
+        self._step, self._last_position = Stepper(model.model, positions), positions - 1
         self._lengths = torch.tensor([lengths[prefix] for prefix in index], device=device)  # (N,) of the prompts
         self._hidden = torch.stack([prefixes[prefix].hidden for prefix in index])  # (N, D)
         self._pending: tuple[Tensor, Tensor] | None = None
@@ -86,6 +87,8 @@ class Rows:
         """One forward: token_ids and grid_positions (R, W) of the requests → hidden (N, W, D) of the rows."""
         steps = torch.arange(token_ids.shape[1], device=token_ids.device)
         positions = self._ordered_lengths[:, None] + fed + steps  # (N, W)
+        if token_ids.shape[1] > 1:  # places behind the end of an answer are tried in vain, but must have a position
+            positions = positions.clamp_max(self._last_position)
         of_rows = (part.index_select(0, self._owner_of) for part in (token_ids, grid_positions))
         token_rows, grid_rows = of_rows
         hidden = self._step(token_rows, positions, grid_rows, self._cache)

@@ -33,7 +33,7 @@ class Stepper:
         self._model, config = model, model.config
         self._scaling = config.head_dim**-0.5
         small = sum(parameter.nbytes for parameter in model.layers.parameters()) <= _JOIN_BYTES
-        self._layers = [_Layer(layer, small) for layer in model.layers]
+        self._layers = [_Layer(layer, small) for layer in model.layers]  # type: ignore[arg-type]
         self._rotary: Tensor | None = None
         if config.position_embedding == "rotary":
             every = torch.arange(positions, device=model.device)
@@ -61,8 +61,8 @@ class Stepper:
 
     def _attend(self, cache: KeyValues, layer: int, shape: torch.Size, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Heads (M, H, K), (M, G, K), (M, G, K) → (M, H · K)."""
-        heads = (part.unflatten(0, shape) for part in (query, key, value))
-        return cache.attend(layer, *heads, self._scaling).flatten(0, 1)
+        query, key, value = (part.unflatten(0, shape) for part in (query, key, value))
+        return cache.attend(layer, query, key, value, self._scaling).flatten(0, 1)
 
 
 class _Layer:
@@ -116,7 +116,8 @@ class _HeadNorms:
         gains = [norm.weight.expand(count, -1) for norm, count in zip((query, key), heads)]
         self._gain = torch.cat(gains)
         if query.bias is not None and key.bias is not None:
-            self._bias = torch.cat([norm.bias.expand(count, -1) for norm, count in zip((query, key), heads)])
+            biases = ((query.bias, heads[0]), (key.bias, heads[1]))
+            self._bias = torch.cat([bias.expand(count, -1) for bias, count in biases])
 
     def __call__(self, x: Tensor) -> Tensor:
         if self._gain is None:
@@ -133,7 +134,7 @@ class _Projection:
         self._across: list[Tensor] = []
         plain = all(type(module) in (nn.Linear, ResidualOutput) and not _hooked(module) for module in modules)
         if plain and all(module.bias is None for module in modules):
-            weights = [module.weight for module in modules]
+            weights: list[Tensor] = [module.weight for module in modules]  # type: ignore[misc]
             self._across = [torch.cat(weights).t().contiguous()] if join else [weight.t() for weight in weights]
 
     def __call__(self, x: Tensor) -> Tensor:

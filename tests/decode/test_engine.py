@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from cm3.core.errors import InputError, UsageError
 from cm3.decode import (
@@ -81,24 +79,6 @@ def test_cached_logits_equal_uncached(model, vocab, caption) -> None:
                     full = model(tokens, grid_positions=grid).logits[0, -1]
                     torch.testing.assert_close(cached[2 * index + offset], full, atol=1e-5, rtol=1e-5)
             rows.feed(drawn[:, step], torch.full((3,), step + 1))
-
-
-@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda strategy: repr(strategy)[:24])
-@settings(max_examples=8, deadline=None, derandomize=True)
-@given(data=st.data())
-def test_a_request_is_the_same_alone_and_in_any_batch(engine, vocab, caption, strategy, data) -> None:
-    size = data.draw(st.integers(1, 8))
-    seed = data.draw(st.integers(0, 3))
-    answers = st.sampled_from([ImageAnswer(), TextAnswer(8), FreeAnswer(30)])
-    requests = [
-        Request(caption(data.draw(st.integers(1, 9)), index), data.draw(answers), seed, data.draw(st.integers(0, 99)))
-        for index in range(size)
-    ]
-    chosen = data.draw(st.integers(0, size - 1))
-    together = engine.generate(requests, strategy, batch_size=data.draw(st.integers(1, 8)))[chosen]
-    alone = engine.generate([requests[chosen]], strategy)[0]
-    assert together.token_ids.tolist() == alone.token_ids.tolist()
-    assert together.reason == alone.reason
 
 
 def test_pictures_of_one_prompt_differ_and_are_independent_of_how_many(engine, caption) -> None:

@@ -3,8 +3,11 @@
     plain        the conditional stream alone
     guidance     away from the stream without its condition, by a scale; two scales for editing
     contrastive  CD-K: the ratio of both, among the tokens the conditional stream finds plausible
+    mixed        half of the pictures by guidance and top-p, half by CD-K
 
 A strategy is a frozen dataclass with `streams(prompt)` and `combine(logits)` (`cm3.core.protocols.DecodingStrategy`).
+One that differs from picture to picture also has `for_picture(number, sampling)`, which gives the strategy and the sampling
+of that picture.
 """
 
 from cm3.core.registry import Registry
@@ -15,6 +18,7 @@ STRATEGIES = Registry(
         "plain": "cm3.decode.strategies.plain:Plain",
         "guidance": "cm3.decode.strategies.guidance:Guidance",
         "contrastive": "cm3.decode.strategies.contrastive:Contrastive",
+        "mixed": "cm3.decode.strategies.mixed:Mixed",
     },
 )
 

@@ -1,0 +1,65 @@
+"""Best of n: candidates, who judges them, and the choice (arXiv:2309.02591 takes the best of 8 by CLIP).
+
+A judge orders the candidates for a prompt: a `Reranker` by their pixels, the model itself by how probable it finds the prompt
+as a caption of their codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cm3.core.protocols import Reranker
+from cm3.decode import Ranking, answer_log_prob, rank, rank_by_reranker
+from cm3.documents.document import ImageSegment, TextSegment
+from cm3.model import CM3ForCausalLM
+from cm3.tokens.document_tokenizer import DocumentTokenizer
+from cm3.tokens.turns import Turn
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnPicture:
+    """A picture with how it came about: codes (h, w) int64, the pair (seed, i) it was drawn with, the judge's score.
+
+    candidates: all that it was chosen from, itself among them, in the order they were drawn; empty without a choice.
+    """
+
+    image: Image.Image
+    codes: np.ndarray
+    seed: tuple[int, int]
+    score: float | None = None
+    candidates: tuple[DrawnPicture, ...] = ()
+
+
+Judge = Callable[[str, Sequence[DrawnPicture]], Ranking]
+
+
+def by_reranker(reranker: Reranker) -> Judge:
+    """Judge by what `reranker` says of the pictures."""
+    return lambda prompt, candidates: rank_by_reranker(prompt, [picture.image for picture in candidates], reranker)
+
+
+def by_likelihood(model: CM3ForCausalLM, tokenizer: DocumentTokenizer, captioning: Any) -> Judge:
+    """Judge by log p(prompt | picture) under the model, asked in the words of its `captioning` task."""
+
+    def judge(prompt: str, candidates: Sequence[DrawnPicture]) -> Ranking:
+        said = Turn("assistant", (TextSegment(prompt),), train=True)
+        dialogs = [[*captioning.prompt(ImageSegment(codes=picture.codes)), said] for picture in candidates]
+        return rank(answer_log_prob(model, tokenizer, dialogs))
+
+    return judge
+
+
+def best_of(count: int, prompt: str, candidates: Sequence[DrawnPicture], judge: Judge) -> list[DrawnPicture]:
+    """The best of every `count` candidates, which it carries with their scores."""
+    chosen = []
+    for start in range(0, len(candidates), count):
+        group = candidates[start : start + count]
+        ranking = judge(prompt, group)
+        judged = tuple(replace(picture, score=score) for picture, score in zip(group, ranking.scores, strict=True))
+        chosen.append(replace(judged[ranking.best], candidates=judged))
+    return chosen

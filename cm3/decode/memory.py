@@ -1,0 +1,53 @@
+"""How much memory decoding takes, asked before it begins.
+
+A request of S streams holds keys and values of every token it has seen, S · (prompt + answer) · bytes per token, and for a
+moment logits and noise of its newest places. Prompts that are shared take less; the estimate does not count on it.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from cm3.core.errors import UsageError
+from cm3.model import CM3Config
+
+USABLE = 0.8  # the share of free memory that decoding may take
+_NUMBERS_PER_ID = 8  # float32 logits of the streams, their combination, the sorted copy and the noise of one place
+
+
+def bytes_per_token(config: CM3Config, dtype: torch.dtype) -> int:
+    """Keys and values of one token of one row: 2 · L · G · K numbers."""
+    return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * dtype.itemsize
+
+
+def request_bytes(config: CM3Config, dtype: torch.dtype, streams: int, tokens: int) -> int:
+    """What one request of `streams` streams and `tokens` tokens (prompt and answer) holds at most."""
+    return streams * (tokens * bytes_per_token(config, dtype) + _NUMBERS_PER_ID * 4 * config.vocab_size)
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that can be taken on `device` now; None where nobody can say."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            [kib] = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+        return int(kib) * 1024
+    except (OSError, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def require_memory(needed: int, free: int | None, what: str, remedy: str) -> None:
+    """Raise `UsageError` when `needed` bytes for `what` are more than may be taken; `remedy` says what to do."""
+    if free is not None and needed > USABLE * free:
+        raise UsageError(f"{what} need about {_shown(needed)} of memory and {_shown(int(USABLE * free))} can be taken; {remedy}")
+
+
+def _shown(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{max(1, count >> 20)} MiB"

@@ -1,0 +1,75 @@
+"""Requests to fill something in: gaps in a text, regions of a picture, as documents masked the way training masks them.
+
+"a large ___ circle", picture    <bos> a large <mask:0> circle <break> ▦▦▦▦ <mask:0> …       the model says what is missing
+"___", picture                   <bos> <mask:0> <break> ▦▦▦▦ <mask:0> …                      a caption (arXiv:2309.02591 §2.2)
+"how many circles? ___", picture                                                            an answer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from cm3.core.errors import InputError, UsageError
+from cm3.core.protocols import ImageTokenizer
+from cm3.documents.document import ImageSegment
+from cm3.sequences.masking import mask_spans
+from cm3.tokens.document_tokenizer import DocumentTokenizer
+from cm3.tokens.messages import required_text
+from cm3.tokens.regions import box_mask, image_mask, mask_cells
+from cm3.tokens.tokenized import TokenizedDocument, assemble
+
+GAP = "___"
+Boxes = Sequence[int] | Sequence[Sequence[int]]
+
+
+def text_with_gaps(text: str, image: ImageSegment | None, tokenizer: DocumentTokenizer, gap: str = GAP) -> TokenizedDocument:
+    """`text`, then the picture if there is one; every `gap` in the text becomes a masked span of one token, to be filled.
+
+    The space before a gap belongs to what fills it, as in the tokens of training. Raises `InputError` for a text without a gap,
+    `UsageError` for more gaps than the vocabulary has sentinels.
+    """
+    vocab, pieces = tokenizer.vocab, required_text(text, "text").split(gap)
+    if len(pieces) == 1:
+        raise InputError(f"the text has no gap; write {gap} where something is to be filled in")
+    ids: list[int] = []
+    places = []
+    for piece in pieces[:-1]:
+        ids += tokenizer.text.encode(piece.rstrip()) if piece.strip() else []
+        places.append(len(ids))
+        ids.append(vocab.text_start)  # stands for what is missing; nobody looks at it
+    ids += tokenizer.text.encode(pieces[-1]) if pieces[-1] else []
+    behind = tokenizer.encode_segments([image]) if image is not None else []
+    document = assemble([("text", np.asarray(ids, np.int64)), *behind], vocab)
+    start = document.spans[0].start
+    return mask_spans(document, [(start + place, start + place + 1) for place in places], vocab)
+
+
+def region_cells(
+    image: ImageSegment, tokenizer: ImageTokenizer, mask: Image.Image | np.ndarray | None, box: Boxes | None
+) -> np.ndarray:
+    """(h, w) bool: the codes of `image` that a mask, or one or several boxes (x0, y0, x1, y1), touch.
+
+    Raises `UsageError` unless exactly one of them is given, and for a box outside the picture; `InputError` for a region
+    that touches nothing or everything.
+    """
+    if (mask is None) == (box is None):
+        raise UsageError("infilling needs one region: give either a mask or a box, not both")
+    size = image.load().size
+    if box is None:
+        marked = image_mask(mask, size)  # type: ignore[arg-type]
+    else:
+        marked = np.logical_or.reduce([box_mask(size, corners) for corners in _boxes(box)])
+    cells = mask_cells(marked, tokenizer)
+    if cells.all():
+        raise InputError("the region covers the whole picture, so nothing of it would stay; mark less, or draw a new picture")
+    return cells
+
+
+def _boxes(box: Boxes) -> list[Sequence[int]]:
+    """One box or several as a list."""
+    if len(box) and isinstance(box[0], Sequence | np.ndarray):
+        return list(box)  # type: ignore[arg-type]
+    return [box]  # type: ignore[list-item]
