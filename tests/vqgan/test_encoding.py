@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,18 +98,25 @@ def test_an_interrupted_run_goes_on(picture_folder: Path, tmp_path: Path, monkey
     assert (tmp_path / "codes" / "documents.jsonl").stat().st_mtime_ns == stamp
 
 
-KILLED = """
-import os, signal, sys
-import vqgan.encoding as encoding
-made, write_json = [], encoding.write_json
-def write(path, value):
-    made.append(path.name)
-    if made[-1].startswith("piece-") and sum(name.startswith("piece-") for name in made) == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    write_json(path, value)
-encoding.write_json = write
-encoding.encode_documents(encoding.EncodeConfig.model_validate_json(sys.argv[1]))
-"""
+def _encode_until_killed(config: EncodeConfig, nth: int) -> None:
+    """Encode in a child process that gets SIGKILL before the `nth` piece is noted as standing."""
+    child = os.fork()
+    if child:
+        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+        return
+    write_json, notes = encoding.write_json, []
+
+    def write(path: Path, value: object) -> None:
+        notes.extend([path.name] if path.name.startswith("piece-") else [])
+        if len(notes) == nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+        write_json(path, value)
+
+    encoding.write_json = write  # type: ignore[assignment]
+    try:
+        encode_documents(config)
+    finally:
+        os._exit(1)  # not killed
 
 
 @pytest.mark.usefixtures("tokenizer")
@@ -119,10 +125,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(picture_folder: Path, tmp_path: 
     encode_documents(_config(tmp_path, picture_folder, "whole"))
     config = _config(tmp_path, picture_folder, "killed", workers=2)
     for nth, standing in ((3, 2), (2, 3)):  # the second run finds two pieces, makes the third, dies in the fourth
-        done = subprocess.run(
-            [sys.executable, "-c", KILLED, config.model_dump_json(), str(nth)], capture_output=True, check=False
-        )
-        assert done.returncode == -signal.SIGKILL, done.stderr
+        _encode_until_killed(config, nth)
         assert not (tmp_path / "killed").exists()
         assert len(list((tmp_path / "killed.partial").glob("piece-*.json"))) == standing
     assert encode_documents(config).ok == 40

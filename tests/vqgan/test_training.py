@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import vqgan
 from cm3.core.errors import UsageError
 from cm3.train.config import TrainConfig
 from cm3.train.task import Shard
+from vqgan.codebook_monitor import HORIZON
 from vqgan.config import LossConfig, VQConfig, VQTrainConfig
+from vqgan.losses.lpips import LPIPS
 from vqgan.model import VQModel
 from vqgan.pictures import Pictures, read_pictures
 from vqgan.task import VQTask
@@ -131,6 +134,54 @@ def test_every_loss_term_trains(picture_folder: Path, tmp_path: Path) -> None:
     both = float(task.loss("model", batch, 0)[1]["reconstruction"])
     single = float(_task(picture_folder, tmp_path).loss("model", batch, 0)[1]["reconstruction"])
     assert both > single > 0
+
+
+def test_regions_that_documents_name_count_more(tmp_path: Path, block_picture: Draw) -> None:
+    lines = []
+    for number in range(4):
+        block_picture(number).save(tmp_path / f"{number}.png")
+        lines.append(json.dumps({"image": f"{number}.png", "regions": [{"box": [0, 0, 8, 24]}]}))
+    (tmp_path / "data.jsonl").write_text("\n".join(lines))
+    task = _task(tmp_path / "data.jsonl", tmp_path, loss={"l1": 1.0, "l2": 0.0, "region_emphasis": 9.0}, flip=True)
+    task.modules["model"].eval()
+    mirrored = 0
+    for step in range(4):
+        batch = task.batch(step, Shard(0, 1))
+        assert batch.regions is not None
+        mirrored += int((batch.regions[:, 0, 0] == 0).sum())
+        assert torch.equal(batch.regions[:, :, 0] == 0, batch.regions[:, :, -1] == 255)
+    assert 4 < mirrored < 28  # of 32; fixed seed
+    pixels = batch.arrays.float() / 127.5 - 1
+    with torch.no_grad():
+        error = (task.modules["model"](pixels).reconstruction - pixels).abs()
+        weights = torch.where(batch.regions == 255, 9.0, 1.0)[:, None]
+        expected = (error * weights).mean() / weights.mean()
+        assert float(task.loss("model", batch, 0)[1]["reconstruction"]) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_collapse_is_said_while_training(picture_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    task = _task(picture_folder, tmp_path)
+    task.modules["codebook"].counts[3] = 1e4  # type: ignore[index,operator]
+    batch = task.batch(0, Shard(0, 1))
+    task.loss("model", batch, HORIZON - 2)
+    assert "collapsed" not in caplog.text
+    task.loss("model", batch, HORIZON - 1)
+    assert "the codebook has collapsed" in caplog.text
+
+
+def test_lpips_trains_with_the_weights_given(picture_folder: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save_file(LPIPS().state_dict(), tmp_path / "lpips.safetensors")
+    loss = {"perceptual": "lpips", "lpips_weights": str(tmp_path / "lpips.safetensors"), "perceptual_weight": 2.0}
+    task, plain = _task(picture_folder, tmp_path, loss=loss), _task(picture_folder, tmp_path)
+    batch = task.batch(0, Shard(0, 1))
+    with torch.no_grad():
+        for made in (task, plain):
+            made.modules["model"].eval()
+        pixels = batch.arrays.float() / 127.5 - 1
+        distance = task._lpips(task.modules["model"](pixels).reconstruction, pixels).mean()  # type: ignore[misc]
+        both, without = (float(made.loss("model", batch, 0)[1]["reconstruction"]) for made in (task, plain))
+    assert both == pytest.approx(without + 2 * float(distance), rel=1e-4)
 
 
 def test_the_dvae_trains_by_its_likelihood(picture_folder: Path, tmp_path: Path) -> None:

@@ -27,13 +27,13 @@ def _from_ours(config: VQConfig, tensors: Tensors) -> dict[str, Tensor]:
 
 
 def _model_config(config: VQConfig) -> dict[str, Any]:
-    levels = config.network_options["attention_levels"]
+    options = require_taming(config, "chameleon", ("vq",))
     names = {
         "model_type": "chameleon_vqgan",
         "architectures": ["ChameleonVQVAE"],
         "resolution": config.image_size,
-        "attn_resolutions": [config.image_size // 2**level for level in levels] or None,
-        "attn_type": "vanilla" if config.network_options.get("middle_attention", True) else "none",
+        "attn_resolutions": [config.image_size // 2**level for level in options.attention_levels] or None,
+        "attn_type": "vanilla" if options.middle_attention else "none",
     }
     return transformers_config(config, **names)
 

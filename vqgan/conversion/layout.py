@@ -6,8 +6,9 @@ import re
 from typing import Any
 
 from cm3.core.errors import ArtefactError, UsageError
-from vqgan.config import VQConfig
+from vqgan.config import VQConfig, checked
 from vqgan.conversion.checkpoint_format import Tensors
+from vqgan.networks.taming import TamingOptions
 
 _GROUPS = 32
 
@@ -56,27 +57,28 @@ def taming_config(tensors: Tensors, image_size: int, codebook_key: str, **change
     )
 
 
-def require_taming(config: VQConfig, target: str, quantizers: tuple[str, ...]) -> None:
-    """Raise `UsageError` unless `config` is a VQGAN with one of `quantizers`, which is what format `target` can hold."""
+def require_taming(config: VQConfig, target: str, quantizers: tuple[str, ...]) -> TamingOptions:
+    """The network of `config`; raises `UsageError` unless that is a VQGAN with one of `quantizers`, which `target` can hold."""
     if config.network != "taming" or config.quantizer not in quantizers:
         raise UsageError(
             f"format {target!r} holds a 'taming' network with quantizer {' or '.join(map(repr, quantizers))}, "
             f"this tokenizer has {config.network!r} with {config.quantizer!r}"
         )
+    return checked(TamingOptions, config.network_options, "network_options of 'taming'")
 
 
 def transformers_config(config: VQConfig, **names: Any) -> dict[str, Any]:
     """The keys that `ChameleonVQVAEConfig` and `JanusVQVAEConfig` share, for a tokenizer that `require_taming` lets through."""
-    options = config.network_options
+    options = checked(TamingOptions, config.network_options, "network_options of 'taming'")
     return {
         "embed_dim": config.codebook_dim,
         "num_embeddings": config.codebook_size,
         "double_latent": False,
-        "latent_channels": options["latent_channels"],
+        "latent_channels": options.latent_channels,
         "in_channels": 3,
-        "base_channels": options["channels"],
-        "channel_multiplier": list(options["channel_multipliers"]),
-        "num_res_blocks": options["residual_blocks"],
+        "base_channels": options.channels,
+        "channel_multiplier": list(options.channel_multipliers),
+        "num_res_blocks": options.residual_blocks,
         "dropout": 0.0,
         **names,
     }

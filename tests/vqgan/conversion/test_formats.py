@@ -103,10 +103,14 @@ def test_ours_opens_as_janus_in_transformers(tmp_path: Path) -> None:
 
 
 def test_each_format_is_found_out_from_its_names(tmp_path: Path) -> None:
-    names = {"taming": TAMING, "llamagen": TAMING.model_copy(update={"quantizer": "cosine"}), "dalle": DVAE, "janus": TAMING}
+    options = {"channels": 32, "channel_multipliers": (1, 1, 2)}  # the rest by default
+    defaults = TAMING.model_copy(update={"network_options": options})
+    cosine = defaults.model_copy(update={"quantizer": "cosine"})
+    names = {"taming": defaults, "llamagen": cosine, "dalle": DVAE, "janus": defaults}
     for format, config in names.items():
         _saved(config, tmp_path / format)
         assert detect(load_file(export(tmp_path / format, tmp_path / f"{format}.safetensors", format)), tmp_path) == format
+    assert (export(tmp_path / "janus", tmp_path / "folder", "janus") / "config.json").is_file()
 
 
 def test_weights_of_another_layout_name_the_first_differences(tmp_path: Path) -> None:

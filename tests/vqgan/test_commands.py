@@ -1,0 +1,61 @@
+"""`cm3 vqgan eval | encode | convert` as typed: what is printed, what is written, and mistakes in one sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import ViTConfig, ViTModel
+
+from vqgan.config import VQConfig
+from vqgan.losses.lpips import LPIPS
+from vqgan.model import VQModel
+from vqgan.tokenizer import VQTokenizer
+
+CONFIG = VQConfig(image_size=24, codebook_size=64, codebook_dim=8, network_options={"width": 16})
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    return VQTokenizer(VQModel(CONFIG)).save(tmp_path / "tokenizer")
+
+
+def test_eval_prints_what_its_judges_say_and_draws_the_extremes(
+    command: Any, tokenizer: Path, picture_folder: Path, tmp_path: Path
+) -> None:
+    save_file(LPIPS().state_dict(), tmp_path / "lpips.safetensors")
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    ViTModel(ViTConfig(**small, image_size=16, patch_size=8)).save_pretrained(tmp_path / "vit")
+    judges = ["--lpips", "lpips.safetensors", "--features", "vit", "--picture", "sheet.png"]
+    figures = json.loads(command.works("vqgan", "eval", tokenizer, picture_folder, "-n", "20", *judges, "--json"))
+    assert {"psnr_db", "ssim", "l1", "usage", "perplexity", "images_per_s", "lpips", "frechet_distance"} <= figures.keys()
+    assert "rfid" not in figures  # only Inception's distance is called so
+    assert (figures["images"], figures["picture"]) == (20, "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (8 * 26 + 2, 2 * 54 + 2)
+    assert "psnr_db" in command.works("vqgan", "eval", tokenizer, picture_folder, "-n", "3")
+    command.fails(2, ["no LPIPS weights at nothing"], "vqgan", "eval", tokenizer, picture_folder, "--lpips", "nothing")
+
+
+def test_encode_has_a_budget(command: Any, tokenizer: Path, picture_folder: Path) -> None:
+    (picture_folder / "003.png").write_bytes(b"GIF89a cut off")
+    command.fails(3, ["1 of 40", "budget", "report.json"], "vqgan", "encode", tokenizer, picture_folder, "codes")
+    made = json.loads(command.works("vqgan", "encode", tokenizer, picture_folder, "codes", "--budget", "0.1", "--json"))
+    assert (made["ok"], sum(made["rejected"].values())) == (39, 1)
+    assert "39 documents decoded" in command.works("vqgan", "decode", tokenizer, "codes", "pictures-again")
+
+
+def test_convert_joins_the_lpips_files(command: Any, tmp_path: Path) -> None:
+    state = LPIPS().state_dict()
+    torch.save({name: tensor for name, tensor in state.items() if name.startswith("features.")}, tmp_path / "vgg16.pth")
+    lins = {f"lin{k}.model.1.weight": state[f"lins.{k}"].view(1, -1, 1, 1) for k in range(5)}
+    torch.save(lins, tmp_path / "vgg.pth")
+    command.works("vqgan", "convert", "vgg16.pth", "lpips.safetensors", "--from", "lpips", "--lins", "vgg.pth")
+    assert load_file(tmp_path / "lpips.safetensors").keys() == state.keys()
+    command.fails(2, ["--from lpips goes with --lins"], "vqgan", "convert", "vgg16.pth", "x", "--from", "lpips")
