@@ -32,7 +32,7 @@ def render_report(story: Story) -> str:
     sections = [
         _section("What it can do", _scores(story), _SCORES_TEXT) if story.tasks else "",
         _section("Measured on held-out pictures", _real(story), _REAL_TEXT) if story.real else "",
-        _section("Text to picture", _cards(story.generations, _generation), _GENERATION_TEXT),
+        _section("Text to picture", _cards(story.generations, _generation), _generation_text(story)),
         _section("Picture to text", _cards(story.captions, _caption), "Pictures from the held-out set and what the model wrote."),
         _section("Questions and answers", _cards(story.answers, _answer), "Asked about pictures from the held-out set."),
         _section("Edits", _cards(story.edits, _edit), "Before, instruction, what the model made, and what was expected."),
@@ -63,12 +63,15 @@ _SCORES_TEXT = (
     "the green one what the tokenizer's round trip allows: no picture can be more right than its codes."
 )
 _REAL_TEXT = "Nobody can judge these pictures exactly, so these are likelihoods, distances and retrieval rates."
-_GENERATION_TEXT = (
-    "Several drawings for each prompt, each from its own seed. Prompts marked “held-out” describe a combination that no "
-    "training picture shows."
-)
+_GENERATION_TEXT = "Several drawings for each prompt, each from its own seed."
+_NOTED_TEXT = " Prompts marked “held-out” describe a combination that no training picture shows."
 _INFILL_TEXT = "A third of the codes is taken out and drawn again, given the caption and the rest of the picture."
 _TOKENIZER_TEXT = "Held-out pictures above, their reconstructions from codes below."
+
+
+def _generation_text(story: Story) -> str:
+    """The marks are explained where a prompt has one."""
+    return _GENERATION_TEXT + (_NOTED_TEXT if any(generation.note for generation in story.generations) else "")
 
 
 def _section(title: str, body: str, text: str) -> str:

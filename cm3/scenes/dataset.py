@@ -1,7 +1,8 @@
 """The world as a data set on disk, in the public formats that users bring, through the public writers.
 
     OUT/pairs/SPLIT/*.tar   KEY.png, KEY.txt (a full caption), KEY.json {"scene", "held_out"}
-    OUT/vqa/SPLIT/*.tar     KEY.png, KEY.json {"questions": [{"question", "answer", "kind"}], "scene", "held_out"}
+    OUT/vqa/SPLIT/*.tar     KEY.png, KEY.json {"questions": [{"question", "answer", "kind"}], "scene", "held_out"}: in training
+                            up to three questions of every kind, otherwise one
     OUT/edits/SPLIT/*.tar   KEY.source.png, KEY.target.png, KEY.mask.png (white: the region that changes),
                             KEY.json {"instruction", "kind", "before", "after", "held_out"}
 
@@ -38,6 +39,7 @@ from cm3.scenes.world import WorldConfig
 
 PARTS = ("pairs", "vqa", "edits")
 SPLITS: dict[str, Split] = {"train": "train", "validation": "train", "test": "test"}
+TRAINING_ROUNDS = 3  # how often a training picture is asked about every kind of thing: an answer is few tokens, a picture many
 _PNG_LEVEL = 1  # small flat pictures: higher levels cost time and save nothing
 
 MakeDocument = Callable[[WorldConfig, str, int, int], Document]
@@ -65,10 +67,11 @@ def pair_document(config: WorldConfig, split: str, seed: int, index: int) -> Doc
 
 
 def vqa_document(config: WorldConfig, split: str, seed: int, index: int) -> Document:
-    """Sample `index` of vqa/`split`: a picture, with up to six questions and their answers in meta."""
+    """Sample `index` of vqa/`split`: a picture, with questions (none twice) and their answers in meta."""
     rng = numpy_generator(seed, "vqa", split, index)
     scene = sample_scene(rng, config, SPLITS[split])
-    asked = [asdict(question) for question in questions(scene, rng)]
+    rounds = TRAINING_ROUNDS if split == "train" else 1
+    asked = [asdict(item) for item in dict.fromkeys(item for _ in range(rounds) for item in questions(scene, rng))]
     meta = {"questions": asked, "scene": scene.to_json(), "held_out": is_held_out(scene)}
     return Document(_key(split, index), (_picture(render(scene, config)),), meta)
 
