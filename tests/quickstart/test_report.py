@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 from PIL import Image
@@ -95,3 +96,10 @@ def test_pieces() -> None:
     assert chart("t", {"loss": ([1.0], [2.0])}, "loss") == ""
     drawn = chart("t", {"loss": ([1.0, 2.0, 3.0], [2.0, math.nan, 1.0])}, "loss")
     assert len(re.findall(r"[\d.]+,[\d.]+", drawn.split("polyline")[1].split("/>")[0])) == 2
+
+
+def test_marks_are_explained_where_there_are_any() -> None:
+    explained = "describe a combination that no training picture shows"
+    assert explained in render_report(story())
+    plain = [replace(generation, note="") for generation in story().generations]
+    assert explained not in render_report(replace(story(), generations=plain))

@@ -54,6 +54,15 @@ def test_questions_stand_beside_their_picture(world):
         assert document.text == ""
 
 
+def test_training_pictures_are_asked_more(world):
+    train, test = read(world, "vqa", "train"), read(world, "vqa", "test")
+    for document in [*train, *test]:
+        asked = [item["question"] for item in document.meta["questions"]]
+        assert len(asked) == len(set(asked))
+    mean = [sum(len(document.meta["questions"]) for document in part) / len(part) for part in (train, test)]
+    assert mean[0] > 2 * mean[1]
+
+
 def test_edits_hold_mask_source_and_target(world):
     for document in read(world, "edits", "train"):
         assert document.meta["images"] == ["mask", "source", "target"]
