@@ -80,7 +80,8 @@ def test_vqa_may_show_the_picture_first(asked, tokenizer):
     assert [span.kind for span in made.spans] == ["image"] + ["text"] * 4
     task = make_task("vqa", {"image_first": True})
     prompt = encode_prompt(task.prompt(asked.images[0], "how many 1?"), tokenizer).token_ids
-    assert prompt[1] == made.token_ids[1] and tokenizer.vocab.is_image(prompt[1])
+    assert prompt[1] == made.token_ids[1]
+    assert tokenizer.vocab.is_image(prompt[1])
 
 
 def test_vqa_draws_other_questions_in_other_epochs(asked, tokenizer):
