@@ -122,7 +122,7 @@ def _scenes(config: QuickstartConfig, places: Places) -> Settings:
     mixture = (
         _entry("text_to_image", places.data / "pairs", 1.25),
         _entry("captioning", places.data / "pairs", 0.75),
-        _entry("vqa", places.data / "vqa", 2.25, loss_weight=2.0, options={"image_first": True, "questions_per_image": 16}),
+        _entry("vqa", places.data / "vqa", 4.5, loss_weight=4.0, options={"questions_per_image": 2}),
         _entry("editing", places.data / "edits", 2.5),
         _entry("infilling", places.data / "pairs", 1.0),
     )

@@ -1,8 +1,7 @@
 """Visual question answering: `question, image ⟶ answer`, and further questions about the same picture as further turns.
 
 The question stands first (as text does in CM3Leon's templates, arXiv:2309.02591 table 5), so the picture is read with the
-question in mind; or the picture does (`image_first`), so that the first question of a dialog stands as all others do.
-Further questions share the picture: it costs many more tokens than a question.
+question in mind. Further questions share the picture, as in a dialog: it costs many more tokens than a question.
 """
 
 from __future__ import annotations
@@ -24,26 +23,23 @@ from sft.tasks.task import Answer
 class VQA(RunConfig):
     """Answer questions about a picture.
 
-    template: the prompt, with `{question}` in it; image_first: the picture before the first question instead of after it;
-    questions_per_image: at most so many of a document's questions stand in one example, drawn anew each time.
+    template: the prompt, with `{question}` in it; questions_per_image: at most so many of a document's questions stand in
+    one example, drawn anew each time.
     """
 
     data_format: ClassVar[str] = "vqa"
     answer: ClassVar[Answer] = "text"
 
     template: str = "{question}"
-    image_first: bool = False
     questions_per_image: int = Field(default=3, ge=1)
 
     def prompt(self, image: ImageSegment | None, question: str) -> list[Turn]:
         """What the user says to ask `question` about `image` (None: about the picture that stands before)."""
         text = TextSegment(self.template.replace("{question}", question))
-        if image is None:
-            return [Turn("user", (text,))]
-        return [Turn("user", (image, text) if self.image_first else (text, image))]
+        return [Turn("user", (text,) if image is None else (text, image))]
 
     def turns(self, document: Document, rng: np.random.Generator) -> list[Turn]:
-        """A random question with the picture and the answer, then further questions."""
+        """A random question, the picture and the answer, then further questions."""
         listed = roles.questions(document)
         picture: ImageSegment | None = roles.image(document)
         turns: list[Turn] = []

@@ -75,15 +75,6 @@ def test_vqa_asks_several_questions_about_one_picture(asked, tokenizer):
     assert [set(part.tolist()) for part in weights] == [{0.0}, {0.0}, {1.0}] + [{0.0}, {1.0}] * 2
 
 
-def test_vqa_may_show_the_picture_first(asked, tokenizer):
-    made = example("vqa", asked, tokenizer, questions_per_image=2, image_first=True)
-    assert [span.kind for span in made.spans] == ["image"] + ["text"] * 4
-    task = make_task("vqa", {"image_first": True})
-    prompt = encode_prompt(task.prompt(asked.images[0], "how many 1?"), tokenizer).token_ids
-    assert prompt[1] == made.token_ids[1]
-    assert tokenizer.vocab.is_image(prompt[1])
-
-
 def test_vqa_draws_other_questions_in_other_epochs(asked, tokenizer):
     firsts = {tokenizer.text.decode(trained(example("vqa", asked, tokenizer, s, questions_per_image=1))[:-1]) for s in range(40)}
     assert len(firsts) == 4
