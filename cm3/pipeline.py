@@ -7,6 +7,7 @@ Everything random of picture i is fixed by the pair (seed, i), so picture 0 of f
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -45,7 +46,7 @@ from cm3.decode import (
     unconditional_image,
 )
 from cm3.decode.memory import free_bytes, require_memory
-from cm3.decode.options import DecodingOptions
+from cm3.decode.options import DecodingOptions, warn_if_unmasked
 from cm3.decode.pieces import PieceAssembler
 from cm3.documents.document import Document, ImageSegment
 from cm3.documents.images import decode_image
@@ -251,7 +252,7 @@ class CM3Pipeline:
         prompt = self._prompt(turns_of(messages), limit)
         for piece in self._pieces(Request(prompt, FreeAnswer(self._fitting(prompt, limit)), seed), options):
             if isinstance(piece, ImagePiece):
-                return {"role": "assistant", "content": [{"type": "image", "image": piece.image}]}
+                return {"role": "assistant", "content": [{"type": "image", "image": piece.image, "codes": piece.codes}]}
             if not isinstance(piece, Done):
                 return {"role": "assistant", "content": [{"type": "text", "text": piece.text}]}
         return {"role": "assistant", "content": []}
@@ -270,7 +271,9 @@ class CM3Pipeline:
     ) -> list[Generation]:
         """The answers to many requests at once; `options` replace fields of `default`."""
         chosen = _options(options, default)
-        return self.engine.generate(requests, chosen.make_strategy(), chosen.make_sampling(), window=chosen.window)
+        strategy = chosen.make_strategy()
+        warn_if_unmasked(strategy, self.model.config)
+        return self.engine.generate(requests, strategy, chosen.make_sampling(), window=chosen.window)
 
     def filled_codes(self, masked: TokenizedDocument, generation: Generation) -> np.ndarray:
         """The codes (h, w) of the masked picture with its gaps as `generation` fills them."""
@@ -351,7 +354,14 @@ class CM3Pipeline:
             return continuation(document, self.vocab)
         neighbors = [self.tokenizer.encode(found) for found in self._neighbors(turns, retrieve)]
         joined = augment(document, neighbors, self.vocab, room)
-        return continuation(joined, self.vocab, len(joined.spans) - len(document.spans))
+        segments = len(joined.spans) - len(document.spans)
+        if segments < sum(len(neighbor.spans) for neighbor in neighbors):
+            warnings.warn(
+                f"of {len(neighbors)} retrieved documents not all fit beside the prompt and its answer into the model's context "
+                f"of {room + reserve} tokens; those that do not were left out whole",
+                stacklevel=4,
+            )
+        return continuation(joined, self.vocab, segments)
 
     def _fitting(self, prompt: Prompt, limit: int) -> int:
         """`limit`, or what is left of the context (at least 1: decoding says that nothing fits)."""
@@ -366,6 +376,7 @@ class CM3Pipeline:
     def _pieces(self, request: Request, options: Mapping[str, Any]) -> Iterator[Piece]:
         chosen, assembler = _options(options, DRAWING), PieceAssembler(self.vocab, self.tokenizer.text)
         strategy, sampling = chosen.make_strategy(), chosen.make_sampling()
+        warn_if_unmasked(strategy, self.model.config)
         for emission in self.engine.stream([request], strategy, sampling, window=chosen.window):
             for piece in assembler.take(emission.token_ids, emission.reason):
                 yield replace(piece, image=self.decode_codes([piece.codes])[0]) if isinstance(piece, ImagePiece) else piece

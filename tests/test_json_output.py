@@ -43,6 +43,8 @@ def test_generate_with_everything(printed, toy_model):
     asked = ["--best-of", "2", "--retrieve", "2", "--guidance", "2", "--temperature", "1", "--top-p", "0.9", "--top-k", "20"]
     [image] = printed("generate", toy_model, "a red circle", "-n", "1", *asked)["images"]
     assert isinstance(image["score"], float)
+    assert [set(candidate) for candidate in image["candidates"]] == [{"seed", "score"}] * 2
+    assert image["score"] == max(candidate["score"] for candidate in image["candidates"])
     options = ["--strategy", "contrastive", "--option", "k=3", "--option", "alpha=0.2"]
     assert len(printed("generate", toy_model, "a red circle", "-n", "2", *options)["images"]) == 2
 
@@ -62,6 +64,30 @@ def test_changed_pictures(printed, toy_model, picture, tmp_path):
         assert set(found) == {"path", "codes"}
         assert np.array(found["codes"]).shape == IN_3X3
         assert size_of(tmp_path / found["path"]) == (24, 24)
+
+
+def test_chat(command, toy_model, picture, tmp_path, monkeypatch):
+    said = [
+        "hello",
+        f"/image {picture}",
+        "how many circles?",
+        "/help",
+        "/new",
+        "/image nowhere.png",
+        "describe",
+        "/quit",
+        "never read",
+    ]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(said)))
+    done = command("chat", toy_model, "--temperature", "1", "--json")
+    answers = [json.loads(line) for line in done.out.splitlines()]
+    assert done.code == 0
+    assert len(answers) == 3
+    for answer in answers:
+        assert set(answer) in ({"text"}, {"path", "codes"})
+        if "path" in answer:
+            assert size_of(tmp_path / answer["path"]) == (24, 24)
+    assert "no picture at" in done.err
 
 
 def test_eval(printed, toy_model, pictures):

@@ -12,7 +12,7 @@ from cm3.model.presets import create_model, preset
 from cm3.model_folder import Parts
 from cm3.pipeline import CM3Pipeline
 from cm3.tokens import BPETextTokenizer, DocumentTokenizer, vocab_for
-from cm3.tokens.turns import encode_prompt
+from cm3.tokens.turns import Turn, encode_prompt, encode_turns
 from sft.tasks import make_task
 from vqgan.config import VQConfig
 from vqgan.model import VQModel
@@ -194,11 +194,94 @@ def test_retrieved_documents_stand_before_the_prompt(pipe, image, asked, monkeyp
     assert picture.tobytes() == image.tobytes()
 
 
+def test_judges_and_candidates(pipe, monkeypatch):
+    chosen = pipe.draw("a red circle", best_of=3, seed=1, rerank=Redness())[0]
+    assert [candidate.seed for candidate in chosen.candidates] == [(1, 0), (1, 1), (1, 2)]
+    assert chosen.score == max(candidate.score for candidate in chosen.candidates)
+    by_model = pipe.draw("a red circle", best_of=3, seed=1, rerank="likelihood")[0]
+    turns = [Turn("assistant", (TextSegment("a red circle"),), train=True)]
+    for candidate in by_model.candidates:
+        asked = encode_prompt(make_task("captioning").prompt(ImageSegment(codes=candidate.codes)), pipe.tokenizer).token_ids
+        whole = [*asked, *encode_turns(turns, pipe.tokenizer).token_ids[1:]]
+        with torch.no_grad():
+            log_probs = pipe.model(torch.tensor([whole])).logits[0].log_softmax(-1)
+        expected = sum(float(log_probs[place - 1, whole[place]]) for place in range(len(asked), len(whole)))
+        assert candidate.score == pytest.approx(expected, abs=1e-3)
+    with pytest.raises(UsageError, match="'encoder', 'likelihood' or a Reranker"):
+        pipe.draw("a red circle", best_of=2, rerank="taste")
+
+
+def test_gaps_in_texts(pipe, image, asked):
+    vocab, text = pipe.vocab, pipe.tokenizer.text
+    filled = pipe.fill_text("a ___ circle and ___", image)
+    assert filled.startswith("a")
+    assert " circle and" in filled
+    ids = asked[-1].prompt.token_ids
+    start = [vocab.bos_id, *text.encode("a"), vocab.mask_id(0), *text.encode(" circle and"), vocab.mask_id(1), vocab.break_id]
+    assert ids[: len(start)].tolist() == start
+    assert vocab.is_image(ids[len(start) : -1]).all()
+    assert ids[-1] == vocab.mask_id(0)
+    assert isinstance(pipe.caption(image, infill=True), str)
+    assert asked[-1].prompt.token_ids[:3].tolist() == [vocab.bos_id, vocab.mask_id(0), vocab.break_id]
+    pipe.ask(image, "how many circles?", infill=True)
+    start = [vocab.bos_id, *text.encode("how many circles?"), vocab.mask_id(0), vocab.break_id]
+    assert asked[-1].prompt.token_ids[: len(start)].tolist() == start
+
+
+def test_several_regions_at_once(pipe, image):
+    before = pipe.tokenizer.image_tokenizer.encode(pipe.tokenizer.image_tokenizer.preprocess([image]))[0].numpy()
+    region = np.zeros((3, 3), bool)
+    region[0, 0] = region[1:, 2] = True
+    for options in ({}, {"guidance": 2.0}, {"window": 4}):
+        drawn = pipe.draw_infill(image, box=[(0, 0, 8, 8), (16, 8, 24, 24)], prompt="a red circle", temperature=1.0, **options)
+        assert np.array_equal(drawn.codes[~region], before[~region])
+
+
+def test_texts_and_pairs_of_anything(pipe, asked):
+    texts = pipe.write(n=3, seed=1, temperature=1.0)
+    assert len(texts) == 3
+    assert asked[0].prompt.token_ids.tolist() == [pipe.vocab.bos_id]
+    for document in pipe.imagine(n=2, seed=1, limit=6):
+        assert isinstance(document.segments[0], TextSegment)
+        assert document.images[0].load().size == (24, 24)
+
+
+def test_variations(pipe, image):
+    caption = pipe.caption(image)
+    assert [picture.tobytes() for picture in pipe.vary(image, n=2, seed=3)] == [
+        picture.tobytes() for picture in pipe.generate(caption, n=2, seed=3)
+    ]
+    assert len(pipe.vary_text("a red circle", n=2)) == 2
+
+
+def test_a_window_changes_nothing(pipe, image):
+    for options in ({}, {"guidance": 2.0}, {"strategy": "mixed"}):
+        one, several = (pipe.draw("a red circle", n=3, window=window, **options) for window in (1, 5))
+        assert [drawn.codes.tolist() for drawn in one] == [drawn.codes.tolist() for drawn in several]
+
+
+def test_guidance_of_a_model_without_masks_says_so(pipe, monkeypatch):
+    monkeypatch.setattr(pipe.model.config, "texts_were_masked", False)
+    pipe.generate("a red circle")
+    for options in ({"guidance": 2.0}, {"strategy": "contrastive"}):
+        with pytest.warns(UserWarning, match="never saw <mask> in place of a text"):
+            pipe.generate("a red circle", **options)
+
+
+def test_more_than_memory_holds_is_refused_before_anything_is_drawn(pipe, asked, monkeypatch):
+    with pytest.raises(UsageError, match="pictures need about .* GiB of memory .* ask for fewer"):
+        pipe.generate("a red circle", n=10**9, best_of=10)
+    monkeypatch.setattr("cm3.decode.engine.free_bytes", lambda device: 1000)
+    with pytest.raises(UsageError, match="keys and values of one answer"):
+        pipe.generate("a red circle")
+
+
 def test_neighbors_that_do_not_fit_are_dropped_whole(pipe, image, asked, monkeypatch):
     memory = Memory(image)
     memory.documents[0] = Document("a", (TextSegment("a blue square " * 60),))
     monkeypatch.setitem(pipe.__dict__, "memory", memory)
-    pipe.generate("a red circle", retrieve=2)
+    with pytest.warns(UserWarning, match="left out whole"):
+        pipe.generate("a red circle", retrieve=2)
     assert pipe.tokenizer.text.decode(asked[0].prompt.token_ids[1 : asked[0].prompt.context_stop - 1]) == "a blue square"
 
 
@@ -252,6 +335,13 @@ def test_what_is_saved_draws_the_same(pipe, tmp_path):
         (lambda pipe, image: pipe.infill(image, np.ones((8, 8))), InputError, "must be the same"),
         (lambda pipe, image: pipe.infill(image, np.zeros((24, 24))), InputError, "marks nothing"),
         (lambda pipe, image: pipe.infill(image, box=(0, 0, 8, 8), prompt=" "), InputError, "prompt is empty"),
+        (lambda pipe, image: pipe.infill(image, box=(0, 0, 24, 24)), InputError, "covers the whole picture"),
+        (lambda pipe, image: pipe.infill(image, box=[(0, 0, 8, 8), (0, 0, 30, 8)]), UsageError, "does not lie inside"),
+        (lambda pipe, image: pipe.fill_text("a red circle", image), InputError, "has no gap"),
+        (lambda pipe, image: pipe.fill_text("a" + " ___" * 17, image), UsageError, "num_masks"),
+        (lambda pipe, image: pipe.generate("a", window=0), UsageError, "window"),
+        (lambda pipe, image: pipe.generate("a", guidance=float("nan")), UsageError, "scale"),
+        (lambda pipe, image: pipe.generate("a", min_p=-1), UsageError, "min_p"),
         (lambda pipe, image: pipe.chat([]), InputError, "no messages"),
         (lambda pipe, image: pipe.chat([{"role": "system", "content": "x"}]), InputError, "role 'system'"),
         (lambda pipe, image: pipe.chat([{"role": "user", "content": [{"type": "audio"}]}]), InputError, "content item"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from cm3.commands import generation, inspection, retrieval, sft, training, vqgan
+from cm3.commands import chat, generation, inspection, retrieval, sft, training, vqgan
 
 app = typer.Typer(
     name="cm3",
@@ -24,6 +24,7 @@ app.command("caption")(generation.caption)
 app.command("ask")(generation.ask)
 app.command("edit")(generation.edit)
 app.command("infill")(generation.infill)
+app.command("chat")(chat.chat)
 app.command("tokenize")(training.tokenize)
 app.command("train")(training.train)
 app.command("eval")(training.evaluate)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cm3.commands.output import AsJson, emit
+from cm3.commands.output import AsJson, emit, warnings_said, write_picture
 from cm3.core.errors import InputError, UsageError
-from cm3.core.storage import require_writable, storage_errors, write_bytes
+from cm3.core.storage import require_writable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,6 +27,11 @@ Guidance = Annotated[float | None, typer.Option(help="Classifier-free guidance s
 Temperature = Annotated[float | None, typer.Option(help="Above 0; 0 takes the most likely code, always.")]
 TopP = Annotated[float | None, typer.Option(help="Keep the likeliest codes that make up this probability.")]
 TopK = Annotated[int | None, typer.Option(help="Keep this many of the likeliest codes; 0 keeps all.")]
+MinP = Annotated[float | None, typer.Option(help="Keep codes at least this share as likely as the likeliest; 0 keeps all.")]
+Window = Annotated[
+    int | None, typer.Option(min=1, help="Try so many tokens of a picture per step: fewer steps, the same picture.")
+]
+Infill = Annotated[bool, typer.Option(help="Let the model fill in a missing text, as in pretraining, instead of answering.")]
 Option = Annotated[list[str] | None, typer.Option("--option", help="A field of the strategy, as name=value; repeatable.")]
 
 
@@ -39,23 +42,36 @@ def generate(
     best_of: Annotated[
         int, typer.Option(min=1, help="Draw so many candidates for each and keep what the encoder likes best.")
     ] = 1,
+    rerank: Annotated[
+        str, typer.Option(help="Who judges candidates: encoder (CLIP), or likelihood (the model itself).")
+    ] = "encoder",
     retrieve: Annotated[int, typer.Option(min=0, help="Put so many documents of the memory before the prompt.")] = 0,
     strategy: Strategy = None,
     guidance: Guidance = None,
     temperature: Temperature = None,
     top_p: TopP = None,
     top_k: TopK = None,
+    min_p: MinP = None,
+    window: Window = None,
     option: Option = None,
     seed: Seed = 0,
     out: Out = Path("pictures"),
     as_json: AsJson = False,
 ) -> None:
-    """Draw pictures of what PROMPT says."""
-    options = _options(strategy, guidance, temperature, top_p, top_k, option)
+    """Draw pictures of what PROMPT says.
+
+    With --best-of, every candidate's seed and score are printed by --json. The same seed draws the same picture, alone or among
+    others, whatever --window is.
+    """
+    named = {"strategy": strategy, "guidance": guidance, "temperature": temperature, "top_p": top_p, "top_k": top_k}
+    options = _given({**named, "min_p": min_p, "window": window})
+    if option:
+        options["strategy_options"] = dict(_field(text) for text in option)
     require_writable(out)  # before the work, not after it
     pipe = _open(model)
     started = time.perf_counter()
-    drawn = pipe.draw(prompt, n, best_of, seed, retrieve, **options)
+    with warnings_said():
+        drawn = pipe.draw(prompt, n, best_of, seed, retrieve, rerank, **options)
     seconds = time.perf_counter() - started
     images = [_written(picture, out / f"{seed}-{index}.png") for index, picture in enumerate(drawn)]
     tokens = n * best_of * pipe.vocab.num_image_tokens
@@ -68,13 +84,14 @@ def caption(
     images: Annotated[list[Path], typer.Argument(help="Pictures to describe.")],
     seed: Seed = 0,
     temperature: Temperature = None,
+    infill: Infill = False,
     as_json: AsJson = False,
 ) -> None:
     """Describe pictures in words."""
     pictures = [_picture(image) for image in images]
     pipe = _open(model)
-    options: dict[str, Any] = {} if temperature is None else {"temperature": temperature}
-    texts = [pipe.caption(picture, seed=seed, **options) for picture in pictures]
+    options = _given({"temperature": temperature})
+    texts = [pipe.caption(picture, seed=seed, infill=infill, **options) for picture in pictures]
     if as_json and len(images) > 1:
         emit([{"image": str(image), "text": text} for image, text in zip(images, texts)], "", as_json)
         return
@@ -87,11 +104,12 @@ def ask(
     image: Picture,
     question: Annotated[str, typer.Argument(help="A question about the picture.")],
     seed: Seed = 0,
+    infill: Infill = False,
     as_json: AsJson = False,
 ) -> None:
     """Answer a question about a picture."""
     picture = _picture(image)
-    text = _open(model).ask(picture, question, seed=seed)
+    text = _open(model).ask(picture, question, seed=seed, infill=infill)
     emit({"text": text}, text, as_json)
 
 
@@ -106,11 +124,11 @@ def edit(
     as_json: AsJson = False,
 ) -> None:
     """Change a picture as INSTRUCTION says."""
-    given = {"guidance": guidance, "image_guidance": image_guidance}
-    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    options = _given({"guidance": guidance, "image_guidance": image_guidance})
     require_writable(out)
     picture = _picture(image)
-    drawn = _open(model).draw_edit(picture, instruction, seed, **options)
+    with warnings_said():
+        drawn = _open(model).draw_edit(picture, instruction, seed, **options)
     entry = _written(drawn, out / f"{image.stem}-edit-{seed}.png")
     emit({"path": entry["path"], "codes": entry["codes"]}, entry["path"], as_json)
 
@@ -118,7 +136,9 @@ def edit(
 def infill(
     model: Model,
     image: Picture,
-    box: Annotated[str | None, typer.Option(help="The region as x0,y0,x1,y1 in pixels of the picture.")] = None,
+    box: Annotated[
+        list[str] | None, typer.Option(help="A region as x0,y0,x1,y1 in pixels of the picture; repeat it for several.")
+    ] = None,
     mask: Annotated[Path | None, typer.Option(help="The region as a picture of the same size: light is filled in.")] = None,
     prompt: Annotated[str | None, typer.Option(help="What the whole picture shows, in words.")] = None,
     temperature: Temperature = None,
@@ -127,8 +147,8 @@ def infill(
     as_json: AsJson = False,
 ) -> None:
     """Fill a region of a picture in anew; everything outside of it keeps its codes."""
-    region = None if box is None else _box(box)
-    options: dict[str, Any] = {} if temperature is None else {"temperature": temperature}
+    region = [_box(text) for text in box] if box else None
+    options = _given({"temperature": temperature})
     require_writable(out)
     picture, marked = _picture(image), None if mask is None else _picture(mask)
     drawn = _open(model).draw_infill(picture, marked, prompt, region, seed, **options)
@@ -163,20 +183,9 @@ def _box(text: str) -> tuple[int, ...]:
     return corners
 
 
-def _options(
-    strategy: str | None,
-    guidance: float | None,
-    temperature: float | None,
-    top_p: float | None,
-    top_k: int | None,
-    fields: Sequence[str] | None,
-) -> dict[str, Any]:
-    """The decoding options that were given; those that were not keep the pipeline's defaults."""
-    given = {"strategy": strategy, "guidance": guidance, "temperature": temperature, "top_p": top_p, "top_k": top_k}
-    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if fields:
-        options["strategy_options"] = dict(_field(text) for text in fields)
-    return options
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given; those that were not keep the pipeline's defaults."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _field(text: str) -> tuple[str, Any]:
@@ -190,9 +199,8 @@ def _field(text: str) -> tuple[str, Any]:
 
 
 def _written(drawn: DrawnPicture, path: Path) -> dict[str, Any]:
-    encoded = io.BytesIO()
-    drawn.image.save(encoded, "PNG")
-    with storage_errors(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, encoded.getvalue())
-    return {"path": str(path), "seed": list(drawn.seed), "score": drawn.score, "codes": drawn.codes.tolist()}
+    entry: dict[str, Any] = {"path": write_picture(drawn.image, path), "seed": list(drawn.seed), "score": drawn.score}
+    entry["codes"] = drawn.codes.tolist()
+    if drawn.candidates:
+        entry["candidates"] = [{"seed": list(other.seed), "score": other.score} for other in drawn.candidates]
+    return entry

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from cm3.core.storage import storage_errors, write_bytes
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout; progress stays on stderr.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Settings that replace the file's.")]
@@ -26,6 +35,25 @@ def emit(value: Any, text: str, as_json: bool) -> None:
 def say(line: str) -> None:
     """A line for people about what is going on, on stderr."""
     print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def warnings_said() -> Iterator[None]:
+    """Warnings as one line each on stderr, for people, instead of Python's two with file names."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: say(f"cm3: note: {message}")
+        yield
+
+
+def write_picture(image: Image, path: Path) -> str:
+    """Write `image` as PNG, whole or not at all, and make the folder it goes to; returns the path."""
+    encoded = io.BytesIO()
+    image.save(encoded, "PNG")
+    with storage_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, encoded.getvalue())
+    return str(path)
 
 
 def table(rows: list[dict[str, Any]]) -> str:

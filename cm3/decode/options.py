@@ -7,6 +7,7 @@ temperature=0                     → the most likely token, always
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
 
@@ -17,6 +18,8 @@ from cm3.core.protocols import DecodingStrategy
 from cm3.core.runfile import RunConfig
 from cm3.decode.sampling import Sampling
 from cm3.decode.strategies import STRATEGIES
+from cm3.decode.strategies.plain import Plain
+from cm3.model import CM3Config
 
 
 class DecodingOptions(RunConfig):
@@ -57,6 +60,16 @@ class DecodingOptions(RunConfig):
     def make_sampling(self) -> Sampling:
         """Temperature and filters. Raises `UsageError` for a value out of range."""
         return Sampling(self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
+
+
+def warn_if_unmasked(strategy: DecodingStrategy, config: CM3Config) -> None:
+    """Warn when `strategy` contrasts with a stream without text and the model of `config` never saw one."""
+    if config.texts_were_masked is False and not isinstance(strategy, Plain):
+        warnings.warn(
+            "this model never saw <mask> in place of a text: guidance and contrastive decoding compare with a stream it does "
+            "not know, which may make answers worse; train with the objective cm3 and whole_segment_prob above 0",
+            stacklevel=4,
+        )
 
 
 def _checked(kind: type, name: str, options: dict[str, Any]) -> DecodingStrategy:

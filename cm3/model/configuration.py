@@ -33,6 +33,8 @@ class CM3Config(PreTrainedConfig):
         stream (0: they start at zero); position_initializer_range: standard deviation of learned positions.
     Image ids
         image_start, image_stop: the contiguous range of image token ids, from which `generate()` derives grid positions.
+    Record of training
+        texts_were_masked: whether `<mask:0>` stood in place of whole texts, which guidance relies on (None: not recorded).
     """
 
     model_type = "cm3"
@@ -69,6 +71,7 @@ class CM3Config(PreTrainedConfig):
 
     image_start: int | None = None
     image_stop: int | None = None
+    texts_were_masked: bool | None = None
 
     use_cache: bool = True
     pad_token_id: int | None = 0

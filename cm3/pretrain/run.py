@@ -88,6 +88,8 @@ def pretrain(config: PretrainConfig) -> TrainResult:
     tokenizer = DocumentTokenizer.load(config.tokenizer)
     loader = SequenceLoader(training_documents(config, tokenizer.vocab), tokenizer.vocab, config.loader, config.train.seed)
     model = build_model(config.model, tokenizer.vocab, config.train.seed, _codebook(config))
+    masking = config.loader.objective
+    model.config.texts_were_masked = masking.name == "cm3" and masking.whole_segment_prob > 0
     objective = TokenObjective(model, tokenizer.vocab, config.loss)
     task = TokenTask(objective, loader, held_out_batches(config, tokenizer.vocab))
     run_dir = run_folder(config.out)

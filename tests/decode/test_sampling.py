@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
+import transformers
 from scipy import stats
 
 from cm3.core.errors import UsageError
 from cm3.decode.noise import gumbel_noise, picture_keys
-from cm3.decode.sampling import Sampling, draw, filtered, keep_top_k, keep_top_p
+from cm3.decode.sampling import Sampling, draw, filtered, keep_min_p, keep_top_k, keep_top_p, penalize
 
 LOGITS = torch.randn(5, 50, generator=torch.Generator().manual_seed(0)) * 2
 
@@ -34,6 +35,21 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p(p: float) -> None:
             expected.add(index)
             total += row[index]
         assert {index for index in range(50) if result[index] > -math.inf} == expected
+
+
+@pytest.mark.parametrize("p", [0.0, 0.02, 0.3, 0.9])
+def test_min_p_keeps_what_is_likely_beside_the_likeliest(p: float) -> None:
+    kept = keep_min_p(LOGITS, p) > -math.inf
+    probabilities = LOGITS.double().softmax(-1)
+    assert torch.equal(kept, probabilities >= p * probabilities.amax(-1, keepdim=True))
+
+
+def test_min_p_and_the_penalty_are_those_of_transformers() -> None:
+    ids = torch.tensor([[1, 5, 5], [0, 2, 49], [3, 4, 6], [7, 8, 9], [1, 1, 1]])
+    seen = torch.zeros(5, 50, dtype=torch.bool).scatter(1, ids, True)
+    theirs = transformers.RepetitionPenaltyLogitsProcessor(1.3)(ids, LOGITS.clone())
+    torch.testing.assert_close(penalize(LOGITS, seen, 1.3), theirs)
+    torch.testing.assert_close(keep_min_p(LOGITS, 0.1), transformers.MinPLogitsWarper(0.1)(ids, LOGITS))
 
 
 def test_temperature_acts_before_the_filters() -> None:
@@ -80,7 +96,18 @@ def test_noise_decides_with_filters_inside_draw() -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [{"temperature": -1}, {"temperature": math.nan}, {"temperature": math.inf}, {"top_k": -1}, {"top_p": 0}, {"top_p": math.nan}],
+    [
+        {"temperature": -1},
+        {"temperature": math.nan},
+        {"temperature": math.inf},
+        {"top_k": -1},
+        {"top_p": 0},
+        {"top_p": math.nan},
+        {"min_p": 1.0},
+        {"min_p": math.nan},
+        {"repetition_penalty": 0.0},
+        {"repetition_penalty": math.inf},
+    ],
 )
 def test_values_out_of_range_are_refused(values: dict) -> None:
     with pytest.raises(UsageError, match=next(iter(values))):

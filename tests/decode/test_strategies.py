@@ -8,9 +8,10 @@ import torch
 
 from cm3.core.errors import UsageError
 from cm3.core.protocols import DecodingStrategy
-from cm3.decode import STRATEGIES
+from cm3.decode import STRATEGIES, Sampling
 from cm3.decode.strategies.contrastive import Contrastive
 from cm3.decode.strategies.guidance import Guidance
+from cm3.decode.strategies.mixed import Mixed
 from cm3.decode.strategies.plain import Plain
 
 LOGITS = torch.randn(4, 3, 40, generator=torch.Generator().manual_seed(0)) * 3
@@ -55,6 +56,13 @@ def test_contrastive_against_brute_force(k: int, alpha: float, scale: float) -> 
         np.testing.assert_allclose(combined[row], np.array(scores) / sum(scores), rtol=1e-4, atol=1e-7)
 
 
+def test_mixed_draws_every_other_picture_by_contrast() -> None:
+    mixed = Mixed(scale=2.0, top_p=0.8, k=3, alpha=0.2, contrast=0.5)
+    assert mixed.for_picture(4, Sampling(0.7)) == (Guidance(2.0), Sampling(0.7, top_p=0.8))
+    assert mixed.for_picture(4, Sampling(top_p=0.5)) == (Guidance(2.0), Sampling(top_p=0.5))
+    assert mixed.for_picture(5, Sampling(0.7, top_p=0.5)) == (Contrastive(3, 0.2, 0.5), Sampling(0.7))
+
+
 def test_streams_of_a_caption(vocab, caption) -> None:
     prompt = caption(5)
     blank = [vocab.bos_id, vocab.mask_id(0), vocab.break_id]
@@ -70,6 +78,8 @@ def test_streams_of_a_caption(vocab, caption) -> None:
     [
         (lambda: Guidance(math.nan), "scale"),
         (lambda: Guidance(1.0, image_scale=-1.0), "image_scale"),
+        (lambda: Mixed(k=0), "k"),
+        (lambda: Mixed(top_p=2.0), "top_p"),
         (lambda: Contrastive(k=0), "k"),
         (lambda: Contrastive(alpha=0.0), "alpha"),
         (lambda: Contrastive(scale=math.inf), "scale"),

@@ -1,0 +1,46 @@
+"""Weights as 8-bit integers, one scale per output: a quarter of the memory of float32, half of that of bfloat16. Lossy.
+
+Answers differ from those of the full weights, and seeds draw other pictures; nothing else in `cm3.decode` changes. Only the
+matrices of the layers are rounded: embeddings, norms and the head, where rounding costs most, stay as they are.
+Symmetric rounding per output row, as in LLM.int8's vector-wise baseline (arXiv:2208.07339) without its outlier path.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cm3.model import CM3ForCausalLM
+
+
+class Int8Linear(nn.Module):
+    """A linear map whose weight (out, in) is int8, with scales (out,) in the dtype of its inputs."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weight = linear.weight.detach()
+        scale = weight.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny).float() / 127  # (out,)
+        self.register_buffer("weight", (weight.float() / scale[:, None]).round().to(torch.int8))
+        self.register_buffer("scale", scale.to(weight.dtype))
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., in) → (..., out)
+        flat = x.reshape(-1, x.shape[-1])
+        if x.device.type == "cpu" and len(flat) <= 32:  # reads the integers themselves; made for few rows
+            mixed = torch._weight_int8pack_mm(flat, self.weight, self.scale)
+        else:
+            mixed = F.linear(flat, self.weight.to(x.dtype)) * self.scale
+        mixed = mixed if self.bias is None else mixed + self.bias
+        return mixed.view(*x.shape[:-1], -1)
+
+
+@torch.no_grad()
+def quantize_weights(model: CM3ForCausalLM) -> CM3ForCausalLM:
+    """Replace every matrix of the layers by its int8 version, in place; returns the model, which can no longer be trained."""
+    for layer in model.model.layers:
+        for block in (layer.self_attn, layer.mlp):
+            for name, module in list(block.named_children()):
+                if isinstance(module, nn.Linear):
+                    setattr(block, name, Int8Linear(module))
+    return model
