@@ -14,7 +14,7 @@ import torch
 from cm3.core.artefact import write_json
 
 HERE = Path(__file__).parent
-NOT_BENCHMARKS = {"__init__", "__main__", "measure", "chameleon_peer", "trained_model"}
+NOT_BENCHMARKS = {"__init__", "__main__", "measure", "chameleon_peer", "trained_model", "decode_gallery"}
 
 
 def main() -> int:

@@ -246,11 +246,10 @@ def test_texts_and_pairs_of_anything(pipe, asked):
         assert document.images[0].load().size == (24, 24)
 
 
-def test_variations(pipe, image):
-    caption = pipe.caption(image)
-    assert [picture.tobytes() for picture in pipe.vary(image, n=2, seed=3)] == [
-        picture.tobytes() for picture in pipe.generate(caption, n=2, seed=3)
-    ]
+def test_variations(pipe, image, monkeypatch):
+    monkeypatch.setattr(pipe, "caption", lambda picture: "a red circle")  # an untrained model says too much
+    varied, drawn = pipe.vary(image, n=2, seed=3), pipe.generate("a red circle", n=2, seed=3)
+    assert [picture.tobytes() for picture in varied] == [picture.tobytes() for picture in drawn]
     assert len(pipe.vary_text("a red circle", n=2)) == 2
 
 

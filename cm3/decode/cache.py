@@ -52,7 +52,8 @@ class KeyValues:
         lengths = [prefix.shape[3] for prefix in prefixes]
         counts = Counter(self._prefix_of)
         kinds = {(lengths[prefix], count) for prefix, count in counts.items()}
-        shared = max(lengths) >= SHARE_FROM and max(counts.values()) > 1 and len(kinds) <= _MOST_BLOCKS
+        worth_it = max(counts.values()) > 1 or len(set(lengths)) > 1  # copies to save, or padding
+        shared = max(lengths) >= SHARE_FROM and worth_it and len(kinds) <= _MOST_BLOCKS
         self._front = 0 if shared else max(lengths)  # own slots that are taken by copies of the prefixes
         self.order = list(range(len(self._prefix_of)))
         layers, _, heads, _, width = prefixes[0].shape

@@ -103,13 +103,16 @@ class Drawer:
         """Noise (R, count, V) of the places from `first` on; None when nothing is drawn at random."""
         return gumbel_noise(self._keys, first, count, legal.id_range) if self.random else None
 
-    def draw(self, hidden: Tensor, legal: Legal, noise: Tensor | None, tried: Tensor | None = None) -> Tensor:
-        """Token ids (R, W) from hidden states (N, W, D) and noise (R, W, V).
+    def draw(self, hidden: Tensor, legal: Legal, noise: Tensor | None, tried: Tensor | None = None, ahead: int = 0) -> Tensor:
+        """Token ids (R, W + ahead) from hidden states (N, W, D) and noise (R, W + ahead, V).
 
-        tried: (R, W - 1) tokens that stand between the places and that nobody has counted as seen yet.
+        tried: (R, W + ahead - 1) tokens that stand between the places and that nobody has counted as seen yet; ahead: how
+        many places behind the last are guessed from its distribution, with their own noise.
         """
         start = legal.id_range[0]
         logits = self._model.project(hidden, legal.id_range).float()  # (N, W, V)
+        if ahead:
+            logits = torch.cat((logits, logits[:, -1:].expand(-1, ahead, -1)), dim=1)
         if len(self._groups) == 1:
             return self._of_group(self._groups[0], logits, legal, noise, tried) + start
         tokens = logits.new_empty((len(self._manners), logits.shape[1]), dtype=torch.int64)

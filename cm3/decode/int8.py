@@ -17,6 +17,9 @@ from cm3.model import CM3ForCausalLM
 class Int8Linear(nn.Module):
     """A linear map whose weight (out, in) is int8, with scales (out,) in the dtype of its inputs."""
 
+    weight: Tensor
+    scale: Tensor
+
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         weight = linear.weight.detach()
@@ -40,7 +43,7 @@ def quantize_weights(model: CM3ForCausalLM) -> CM3ForCausalLM:
     """Replace every matrix of the layers by its int8 version, in place; returns the model, which can no longer be trained."""
     for layer in model.model.layers:
         for block in (layer.self_attn, layer.mlp):
-            for name, module in list(block.named_children()):
+            for name, module in list(block.named_children()):  # type: ignore[union-attr]
                 if isinstance(module, nn.Linear):
                     setattr(block, name, Int8Linear(module))
     return model

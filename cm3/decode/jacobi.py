@@ -59,11 +59,11 @@ class JacobiFlight:
             window = torch.cat((self._pending[:, None], self._guesses[:, : width - 1]), dim=1)  # (R, W)
             hidden = self._hidden(window, places)
             first = self._fed + 1
-        ahead = self._window - 1
+        ahead = self._window - 1 if any(walk.remaining > 1 for walk in flight.walks) else 0
         noise = flight.drawer.noise(first, width + ahead, legal)
         answers = self._answers(hidden, legal, noise, window, ahead)  # (R, W + ahead)
         accepted = self._agreement(window, answers, room)
-        return self._accept(answers, accepted, ahead)
+        return self._accept(answers, accepted)
 
     def _hidden(self, window: Tensor, places: Tensor) -> Tensor:
         self.passes += 1
@@ -81,13 +81,12 @@ class JacobiFlight:
 
     def _answers(self, hidden: Tensor, legal: Legal, noise: Tensor | None, window: Tensor | None, ahead: int) -> Tensor:
         """What every place of the window draws, and `ahead` guesses from the last place's distribution."""
-        extended = torch.cat((hidden, hidden[:, -1:].expand(-1, ahead, -1)), dim=1)
         tried = None
         if self._flight.drawer.counts:
             known = self._guesses[:, :0] if window is None else window[:, 1:]
             behind = known.new_full((len(known), ahead), self._flight.vocab.pad_id)  # guesses of guesses: nothing is known
             tried = torch.cat((known, behind), dim=1)
-        return self._flight.drawer.draw(extended, legal, noise, tried)
+        return self._flight.drawer.draw(hidden, legal, noise, tried, ahead)
 
     @staticmethod
     def _agreement(window: Tensor | None, answers: Tensor, room: Sequence[int]) -> list[int]:
@@ -98,7 +97,7 @@ class JacobiFlight:
         right = agree.long().cumprod(dim=1).sum(dim=1) + 1
         return [min(count, most) for count, most in zip(right.tolist(), room)]
 
-    def _accept(self, answers: Tensor, accepted: Sequence[int], ahead: int) -> list[Emission]:
+    def _accept(self, answers: Tensor, accepted: Sequence[int]) -> list[Emission]:
         """Take the right answers; what stands behind them are the next guesses."""
         flight, device = self._flight, answers.device
         taken = torch.tensor(accepted, device=device)
@@ -108,7 +107,7 @@ class JacobiFlight:
         self._pending = answers[rows, taken - 1]
         places = [walk.grid_positions(count)[-1] for walk, count in zip(flight.walks, accepted)]
         self._place = torch.tensor(places, device=device)
-        following = taken[:, None] + torch.arange(ahead, device=device)  # (R, W - 1)
+        following = taken[:, None] + torch.arange(self._window - 1, device=device)  # (R, W - 1)
         self._guesses = answers.gather(1, following.clamp_max(answers.shape[1] - 1))
         tokens = [row[:count] for row, count in zip(answers.tolist(), accepted)]
         if flight.drawer.counts:

@@ -1,6 +1,6 @@
 """The transformer once more, written for what decoding does all the time: one or a few new tokens per row.
 
-It reads the weights of a `CM3Model` and gives the same hidden states (tested for every variant), with a third of the
+It reads the weights of a `CM3Model` and gives the same hidden states (tested for every variant), with far fewer
 dispatches: tokens lie flat (N · W, D), queries, keys and values are one product, both head norms one call, rotary factors
 come from a table, residual sums are part of the last product. Small models, whose steps are bound by dispatches, get
 joined copies of their weights; large ones are read where they lie. Projections that are more than a matrix (adapters,
