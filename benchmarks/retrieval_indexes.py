@@ -1,7 +1,7 @@
 """Every kind of index on the embeddings of real documents: how much it finds, how long it takes, what it weighs.
 
 The documents are those of `CM3_BENCH_DATA` (a source for `read_documents`; by default pairs of the embedded world), the encoder
-is that of `CM3_BENCH_ENCODER`, or a small one trained on them here. Queries are texts alone and pictures alone. `ours` is the kind,
+is that of `CM3_BENCH_ENCODER`, or a small one trained on them here. Queries are texts alone and pictures alone. `ours`: the kind,
 `peer` the exact search; for bytes and recall the ratio says how many times smaller, and what share is found. With
 `CM3_BENCH_PLOT=FILE.svg` a plot of recall against time is written.
 """

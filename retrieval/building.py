@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import replace
 from itertools import islice
@@ -26,6 +27,7 @@ from cm3.core.progress import progress
 from cm3.core.storage import sibling
 from cm3.documents.document import Document, ImageSegment, Segment
 from cm3.documents.readers import read_documents
+from cm3.documents.records import ReadOptions
 from cm3.documents.report import ReadReport
 from retrieval.bank import ENCODER_FOLDER, KIND, open_bank
 from retrieval.bank_writer import BankWriter
@@ -37,6 +39,7 @@ from retrieval.encoders.hub import encoder_folder
 from retrieval.plan import BankPlan, BuiltBank, derived_plan
 
 _LEAST_PAIRS = 64  # fewer teach an encoder nothing
+_COUNTING_S = 2.0
 
 _logger = logging.getLogger(__name__)
 
@@ -153,12 +156,24 @@ def import_clip_retrieval(
 def _add_all(writer: BankWriter, source: Source, config: BuildConfig, report: ReadReport | None) -> None:
     """Encode and append every document of `source`, with progress."""
     documents = islice(_checked(source, report) if isinstance(source, str | Path) else iter(source), config.max_documents)
-    known = len(source) if isinstance(source, Sized) and not isinstance(source, str) else 0
+    known = _count(source)
     total = min(known, config.max_documents or known) or config.max_documents or 0
     with progress(total, "memory", unit="document") as bar:
         while batch := [_decoded(document) for document in islice(documents, config.batch_size)]:
             writer.add(batch)
             bar.advance(len(batch))
+
+
+def _count(source: Source) -> int:
+    """How many documents there are, for the time left; 0 when nobody knows, or counting takes longer than it is worth."""
+    if not isinstance(source, str | Path):
+        return len(source) if isinstance(source, Sized) else 0
+    given_up, count = time.monotonic() + _COUNTING_S, 0
+    for _ in read_documents(source, report=ReadReport(), options=ReadOptions(decode=False)):
+        count += 1
+        if time.monotonic() > given_up:
+            return 0
+    return count
 
 
 def _checked(source: Path | str, report: ReadReport | None) -> Iterator[Document]:

@@ -22,6 +22,7 @@ from cm3.documents.readers import read_documents
 from cm3.documents.report import ReadReport
 from retrieval.bank import BANK_FILE, MemoryBank, open_bank
 from retrieval.encoders import Encoder, load_encoder
+from retrieval.index import INDEXES
 from retrieval.metrics import recall_metrics
 from retrieval.store import content_hash
 
@@ -66,7 +67,8 @@ def evaluate_bank(bank: MemoryBank, queries: int = 1000, seed: int = 0) -> dict[
 
     "self_retrieval": share of up to `queries` documents that come first for their own vector (documents with an equal vector
     count as the same); "index_recall": its recall against exact search as measured when it was built; "latency_ms": median of
-    one query for ten neighbors, documents read; "bytes_per_vector": size of vectors and index on disk per document.
+    one query for ten neighbors, documents read; "bytes_per_vector": size of vectors and index on disk per document;
+    "search_memory_bytes": the estimate of what a search keeps in memory.
     """
     rows = numpy_generator(seed, "self retrieval").permutation(len(bank))[:queries]
     vectors = np.asarray(bank.vectors[rows])
@@ -84,4 +86,5 @@ def evaluate_bank(bank: MemoryBank, queries: int = 1000, seed: int = 0) -> dict[
         "index_recall": float(bank.info.recall["value"]),
         "latency_ms": float(np.median(times)),
         "bytes_per_vector": size / len(bank),
+        "search_memory_bytes": INDEXES.get(str(bank.info.index["kind"])).footprint(len(bank), bank.info.width).search,
     }

@@ -149,7 +149,7 @@ def _toy_encoder(folder: Path, seed: int) -> Path:
     from retrieval.config import TrainEncoderConfig
     from retrieval.encoders.presets import EncoderShape, TowerShape
     from retrieval.encoders.text import train_text_tokenizer
-    from retrieval.training import new_clip, save_encoder
+    from retrieval.pair_model import new_clip, save_encoder
 
     tower = TowerShape(hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
     shape = EncoderShape(

@@ -15,7 +15,7 @@ from cm3.documents.document import Document
 from retrieval.config import BuildConfig, TrainEncoderConfig
 from retrieval.encoders.presets import EncoderShape, TowerShape
 from retrieval.encoders.text import train_text_tokenizer
-from retrieval.training import new_clip, save_encoder
+from retrieval.pair_model import new_clip, save_encoder
 
 COLORS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220), "yellow": (240, 220, 40)}
 PLACES = {"left": (0, 0, 8, 24), "right": (16, 0, 24, 24), "top": (0, 0, 24, 8), "bottom": (0, 16, 24, 24)}

@@ -31,6 +31,22 @@ def test_from_a_source_on_disk_with_its_account(pairs: list[Document], tmp_path:
     assert sorted(retrieval.open(built.path).ids) == sorted(pair.id for pair in pairs)
 
 
+def test_progress_knows_how_many_documents_a_source_has(
+    pairs: list[Document], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_documents(pairs, tmp_path / "data")
+    totals = []
+    progress = build_module.progress
+    monkeypatch.setattr(
+        build_module, "progress", lambda total, *rest, **more: totals.append(total) or progress(total, *rest, **more)
+    )
+    retrieval.build(tmp_path / "data", tmp_path / "a", "hashing")
+    retrieval.build(tmp_path / "data", tmp_path / "b", "hashing", BuildConfig(max_documents=5))
+    monkeypatch.setattr(build_module, "_COUNTING_S", -1.0)
+    retrieval.build(tmp_path / "data", tmp_path / "c", "hashing")
+    assert totals == [48, 5, 0]
+
+
 def test_the_same_input_gives_the_same_bank_in_any_batches(pairs: list[Document], tmp_path: Path) -> None:
     prints = set()
     for number, size in enumerate((1, 7, 256)):

@@ -20,6 +20,7 @@ def test_a_bank_and_its_encoder(clip_bank: Path, pairs: list[Document], tmp_path
     assert figures["self_retrieval"] == figures["index_recall"] == 1
     assert figures["chance_at_5"] == 0.25
     assert figures["latency_ms"] > 0
+    assert figures["search_memory_bytes"] > 48 * 24 * 4
     assert figures["bytes_per_vector"] == pytest.approx(24 * 4 + 128 / 48)
 
 

@@ -79,7 +79,7 @@ def test_a_failed_task_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(CM3Error, match="nothing at"):
         build_shards(tmp_path / "nothing", tmp_path / "out", "hashing", tasks=2)
     monkeypatch.setattr(ShareTask, "__call__", lambda *_: 1 / 0)
-    with pytest.raises(CM3Error, match="a task failed: division by zero; see .*logs"):
+    with pytest.raises(CM3Error, match="a task failed: .*division by zero.*; see .*logs"):
         build_shards(tmp_path / "nothing", tmp_path / "out", "hashing", tasks=2)
 
 
