@@ -9,6 +9,7 @@ meanwhile costs only what follows the change, and the bank is byte for byte that
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -48,6 +49,7 @@ class BankWriter:
         self.folder, self.encoder, self.config = folder, encoder, config
         self._identity = {"encoder": encoder.fingerprint, "max_image_side": config.max_image_side}
         self.resumed = self._left_over()
+        _make_own(folder, anew=self.resumed == 0)
         self._documents = DocumentWriter(folder, config.max_image_side, self.resumed)
         self._vectors = VectorWriter(folder, encoder.width, self.resumed)
         self._seen, self._checkpoint, self.finished = 0, time.monotonic(), False
@@ -157,6 +159,22 @@ def writing_bank(out: Path, folder: Path, encoder: Encoder, config: BuildConfig)
             raise
         writer.close()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make_own(folder: Path, anew: bool) -> None:
+    """Remove what an earlier run left in the scratch folder, or, to go on with it, make it this run's alone.
+
+    A run that died after `hand_over` left files that a published bank holds too: writing to them would change that bank.
+    """
+    for file in folder.iterdir():
+        if file.name == LOCK_NAME:
+            continue
+        if anew:
+            file.unlink()
+        elif file.stat().st_nlink > 1:
+            copy = file.with_name(f"{file.name}.copy")
+            shutil.copyfile(file, copy)
+            os.replace(copy, file)
 
 
 def hand_over(folder: Path, target: Path) -> None:

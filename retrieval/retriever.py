@@ -44,7 +44,7 @@ class NeighborFinder:
 
     def __init__(self, bank: MemoryBank, config: RetrieverConfig | None = None) -> None:
         self.bank, self.config = bank, config or RetrieverConfig()
-        self._whole = np.array([self._is_whole(row) for row in range(len(bank))]) if self.config.prefer_whole else None
+        self._whole = (bank.store.content != 0).all(axis=1) if self.config.prefer_whole else None  # (N,): text and pictures
 
     def neighbors(self, documents: Iterable[Document], k: int) -> Iterator[list[Neighbor]]:
         """For each document its up to `k` neighbors, best first. Raises `UsageError` for k below 1."""
@@ -109,10 +109,6 @@ class NeighborFinder:
         own = self.bank.store.rows.get(document.id, NO_NEIGHBOR)
         same: np.ndarray = duplicate | (rows == own)
         return same
-
-    def _is_whole(self, row: int) -> bool:
-        text, pixels = self.bank.store.content[row]
-        return bool(text and pixels)
 
 
 def _alternate(answers: Sequence[tuple[list[int], list[float]]], k: int) -> tuple[list[int], list[float]]:

@@ -17,6 +17,7 @@ from retrieval.index.protocol import Footprint, Hits
 from retrieval.index.scoring import exact_hits
 
 _BLOCK_SCORES = 2**24  # scores held at a time: 64 MiB
+_USUAL_BATCH = 64  # queries at a time, for the estimate
 _MARGIN = 8  # candidates beyond k that are scored again
 _ROUNDING = 1e-5  # more than a float32 product of unit vectors can be wrong
 
@@ -30,7 +31,7 @@ class FlatIndex:
     @classmethod
     def footprint(cls, count: int, width: int) -> Footprint:
         """Every search reads all vectors: it is fast as long as they stay in memory."""
-        search = 4 * count * width + 4 * _BLOCK_SCORES
+        search = 4 * count * width + 4 * min(_BLOCK_SCORES, _USUAL_BATCH * count)
         return Footprint(search, search)
 
     @classmethod

@@ -92,7 +92,7 @@ def test_the_rule_by_memory() -> None:
     gib = 2**30
     kinds = [choose_index(10**6, 512, int(limit * gib)) for limit in (4, 2, 1.2)]
     assert kinds == ["hnsw", "ivf_sq8", "ivf_pq"]
-    assert choose_index(1000, 512, int(0.05 * gib)) == "hnsw"  # an exact search holds a block of scores
+    assert choose_index(1000, 512, int(0.05 * gib)) == "flat"
     with pytest.raises(UsageError, match=r"can be built within 0.01 GiB .*hnsw 2.17 GiB, ivf_sq8"):
         choose_index(10**6, 512, int(0.01 * gib))
 

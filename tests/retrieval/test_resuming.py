@@ -10,7 +10,7 @@ import pytest
 
 import retrieval
 import retrieval.building as build_module
-from cm3.core.artefact import fingerprint
+from cm3.core.artefact import fingerprint, verify
 from cm3.core.errors import RunLockedError
 from cm3.documents.document import Document
 from cm3.documents.report import ReadReport
@@ -127,3 +127,20 @@ def test_an_index_that_is_refused_keeps_the_encoded_documents(pairs: list[Docume
     CountingEncoder.texts = 0
     assert retrieval.build(pairs, tmp_path / "bank", "hashing", SMALL).count == 48
     assert CountingEncoder.texts == 0
+
+
+@pytest.mark.parametrize("checkpoint_s", [0.0, 60.0])
+def test_a_run_that_died_after_publishing_shares_nothing_with_the_next(
+    checkpoint_s: float, pairs: list[Document], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its scratch folder, whose files the published bank holds too, is still there when the next build starts."""
+    monkeypatch.setattr(bank_writer, "CHECKPOINT_S", checkpoint_s)
+    with monkeypatch.context() as patched:
+        patched.setattr(bank_writer.shutil, "rmtree", lambda *_, **__: None)
+        retrieval.build(pairs[:20], tmp_path / "bank", "hashing", SMALL)
+    assert (tmp_path / ".bank.building" / "vectors.npy").stat().st_nlink > 1
+    reader = retrieval.open(tmp_path / "bank")
+    assert retrieval.build(pairs[:10] + pairs[30:], tmp_path / "bank", "hashing", SMALL).count == 28
+    verify(reader.folder)  # held, so not removed, and not a byte of it changed
+    verify(tmp_path / "bank")
+    assert names(tmp_path) == ["bank"]
