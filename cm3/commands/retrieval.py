@@ -133,7 +133,7 @@ def verify(memory: Memory, as_json: AsJson = False) -> None:
     """Check a memory bank: every byte, every document and every vector (exit code 4 when something is wrong)."""
     import retrieval
 
-    value = retrieval.checkinner_bank(inner_bank(memory))
+    value = retrieval.check_bank(inner_bank(memory))
     emit(value, f"{memory}: {value['documents']} documents, all as they were written ({value['generation']})", as_json)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -153,9 +154,14 @@ class ApproximateIndex:
         queries = np.ascontiguousarray(queries, np.float32)
         parameters = None
         if self.lists is None:  # per search, since searches may run side by side
-            parameters = faiss.SearchParametersHNSW(efSearch=max(self.breadth, wanted))  # type: ignore[attr-defined]
+            parameters = _walk_parameters(max(self.breadth, wanted))
         _, rows = self.index.search(queries, wanted, params=parameters)
         return exact_hits(queries, self.vectors, rows, k)
+
+
+@lru_cache(maxsize=64)
+def _walk_parameters(breadth: int) -> Any:
+    return faiss.SearchParametersHNSW(efSearch=breadth)  # type: ignore[attr-defined]
 
 
 def _lists(count: int) -> int:

@@ -12,8 +12,10 @@ def exact_scores(queries: np.ndarray, vectors: np.ndarray, rows: np.ndarray) -> 
 
     They do not depend on what else is searched at the same time, and equal vectors get equal scores. `MISSING` rows get -inf.
     """
-    products = vectors[rows].astype(np.float64) * queries[:, None].astype(np.float64)  # (B, C, E)
-    scores: np.ndarray = np.where(rows == MISSING, -np.inf, products.sum(axis=2)).astype(np.float32)
+    products = vectors[rows].astype(np.float64)  # (B, C, E)
+    products *= queries[:, None]
+    scores: np.ndarray = products.sum(axis=2).astype(np.float32)
+    scores[rows == MISSING] = -np.inf
     return scores
 
 
@@ -21,4 +23,5 @@ def exact_hits(queries: np.ndarray, vectors: np.ndarray, rows: np.ndarray, k: in
     """The `k` best of the candidates `rows` (B, C) of each query, scored exactly and in order."""
     scores = exact_scores(queries, vectors, rows)
     order = np.lexsort((rows, -scores), axis=1)[:, :k]
-    return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+    query = np.arange(len(rows))[:, None]  # faster than take_along_axis, which shows for one query
+    return scores[query, order], rows[query, order]
