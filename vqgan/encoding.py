@@ -91,10 +91,10 @@ def _encode_pieces(tokenizer: VQTokenizer, config: EncodeConfig, folder: Path) -
     unreadable: list[dict[str, Any]] = []
     with progress(0, "encoding", unit="document") as bar:
         for number in range(1 << 62):
-            piece = list(islice(documents, config.piece_size))
-            if not piece:
+            piece, note = list(islice(documents, config.piece_size)), folder / f"piece-{number:06}.json"
+            source = _source_hash(piece) if piece else None
+            if not piece and not note.exists():
                 break
-            note, source = folder / f"piece-{number:06}.json", _source_hash(piece)
             if not note.exists():
                 lines, problems = _encode_piece(tokenizer, piece, config)
                 write_text(folder / f"piece-{number:06}.jsonl", lines)
@@ -215,7 +215,7 @@ def _claim(unfinished: Path, job: dict[str, Any]) -> None:
 def _publish(unfinished: Path, out: Path, job: dict[str, Any], report: ReadReport) -> None:
     with writing(out, kind="documents", provenance={"format": "jsonl", "job": job}) as folder:
         with storage_errors(folder), open(folder / DOCUMENTS_FILE, "wb") as documents:
-            for piece in sorted(unfinished.glob("piece-*.jsonl")):
-                with open(piece, "rb") as stream:
+            for note in sorted(unfinished.glob("piece-*.json")):
+                with open(note.with_suffix(".jsonl"), "rb") as stream:
                     shutil.copyfileobj(stream, documents)
         write_json(folder / REPORT_FILE, {"seen": report.seen, **report.to_json()})

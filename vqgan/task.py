@@ -54,6 +54,7 @@ class VQTask:
         self.modules: dict[str, nn.Module] = {"model": model, "codebook": CodebookMonitor(model.config.codebook_size)}
         self._last_weight = model.decoder.last_weight
         self._config, self._quantizer = model.config, model.quantizer
+        self._collapsed = False
         self._lpips = load_lpips(config.loss.lpips_weights) if config.loss.lpips_weights else None
         if config.loss.adversarial:
             torch.manual_seed(derive_seed(config.train.seed, "discriminator"))
@@ -132,7 +133,8 @@ class VQTask:
 
     def _warn_of_collapse(self, figures: Any, vectors: float) -> None:
         usage, perplexity = float(figures["usage"]), float(figures["perplexity"])
-        if has_collapsed(usage, perplexity, vectors, self._config.codebook_size):
+        before, self._collapsed = self._collapsed, has_collapsed(usage, perplexity, vectors, self._config.codebook_size)
+        if self._collapsed and not before:  # said once, and again after it had recovered
             _logger.warning(collapse_warning(usage, perplexity, self._config, self.config.initialize_from_data))
 
     def _tokenize(self, indices: np.ndarray) -> tuple[dict[str, float], Tensor, Tensor]:

@@ -135,14 +135,21 @@ def test_a_killed_run_goes_on_to_the_same_bytes(picture_folder: Path, tmp_path: 
 
 
 @pytest.mark.usefixtures("tokenizer")
-def test_a_source_that_changed_in_between_is_noticed(picture_folder: Path, tmp_path: Path, block_picture: Draw) -> None:
+@pytest.mark.parametrize("change", ["another picture", "the last piece gone"])
+def test_a_source_that_changed_in_between_is_noticed(
+    change: str, picture_folder: Path, tmp_path: Path, block_picture: Draw
+) -> None:
     (picture_folder / "030.png").write_bytes(b"no picture")
     (picture_folder / "031.png").write_bytes(b"no picture either")
     with pytest.raises(BudgetError, match=r"all counts are in .*report\.json"):
         encode_documents(_config(tmp_path, picture_folder))
     report = json.loads((tmp_path / "codes.partial" / "report.json").read_text())
     assert (report["seen"], report["rejected"]) == (40, {"not_an_image": 2})
-    block_picture(99).save(picture_folder / "000.png")
+    if change == "another picture":
+        block_picture(99).save(picture_folder / "000.png")
+    else:
+        for number in range(35, 40):  # pieces are of seven
+            (picture_folder / f"{number:03}.png").unlink()
     with pytest.raises(UsageError, match="has changed since"):
         encode_documents(_config(tmp_path, picture_folder, budget=0.1))
 

@@ -83,7 +83,7 @@ class TamingEncoder(nn.Module):
         x = self.conv_in(pixels)
         for level in self.down:
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+        return self.conv_out(_norm_silu(self.norm_out, self.mid(x)))
 
 
 class TamingDecoder(nn.Module):
@@ -110,7 +110,7 @@ class TamingDecoder(nn.Module):
         x = self.mid(self.conv_in(latents))
         for level in reversed(self.up):
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return self.conv_out(_norm_silu(self.norm_out, x))
 
 
 class _Level(nn.Module):
@@ -166,8 +166,8 @@ class _ResidualBlock(nn.Module):
             self.nin_shortcut = nn.Conv2d(width_in, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        h = self.conv1(_norm_silu(self.norm1, x))
+        h = self.conv2(self.dropout(_norm_silu(self.norm2, h)))
         return h + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
 
 
@@ -205,6 +205,11 @@ class _Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def _norm_silu(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    """silu(norm(x)), written over the norm's output: nothing else needs that, and memory is what these layers wait for."""
+    return F.silu(norm(x), inplace=True)
 
 
 def _norm(width: int, options: TamingOptions) -> nn.GroupNorm:

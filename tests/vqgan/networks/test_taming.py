@@ -63,6 +63,23 @@ def test_decoder_is_that_of_janus() -> None:
     assert torch.allclose(model.reconstruct(quantized), expected, atol=1e-5)
 
 
+def test_writing_over_the_norms_output_leaves_gradients_right() -> None:
+    torch.manual_seed(2)
+    model = _ours((2,)).double()
+    pixels = torch.rand(1, 3, 8, 8, dtype=torch.float64) * 2 - 1
+    weight = model.encoder.down[0].block[0].norm1.weight  # type: ignore[union-attr,index]
+    model.latents(pixels).square().sum().backward()
+    step = torch.zeros_like(weight)
+    step[3] = 1e-6
+    with torch.no_grad():
+        weight += step
+        above = model.latents(pixels).square().sum()
+        weight -= 2 * step
+        below = model.latents(pixels).square().sum()
+    assert weight.grad is not None
+    assert float(weight.grad[3]) == pytest.approx(float((above - below) / 2e-6), rel=1e-5)
+
+
 def _own(name: str) -> str:
     return name.replace("quantize.", "quantizer.", 1) if name.startswith("quantize.") else name
 

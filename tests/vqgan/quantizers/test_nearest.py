@@ -46,5 +46,16 @@ def test_blocks_do_not_change_the_codes(monkeypatch: pytest.MonkeyPatch) -> None
     generator = torch.Generator().manual_seed(3)
     rows, codebook = torch.randn(100, 8, generator=generator), torch.randn(32, 8, generator=generator)
     whole = nearest_codes(rows, codebook)
-    monkeypatch.setattr(nearest, "_MAX_SCORES", 7 * 32)
+    monkeypatch.setattr(nearest, "_CPU_SCORES", 7 * 32)
     assert torch.equal(nearest_codes(rows, codebook), whole)
+
+
+def test_vectors_that_are_being_trained_are_looked_up() -> None:
+    rows, codebook = torch.randn(9, 4, requires_grad=True), torch.randn(5, 4, requires_grad=True)
+    assert torch.equal(nearest_codes(rows, codebook), _brute_force(rows.detach(), codebook.detach()).argmin(1))
+    assert nearest_codes(rows[:0], codebook).shape == (0,)
+
+
+def test_of_equal_codes_the_first_is_taken() -> None:
+    codebook = torch.tensor([[5.0, 0.0], [1.0, 1.0], [1.0, 1.0]])
+    assert nearest_codes(torch.ones(3, 2), codebook).tolist() == [1, 1, 1]
