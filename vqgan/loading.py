@@ -20,7 +20,6 @@ from vqgan.config import PreprocessConfig
 from vqgan.preprocessing import fit_image, image_array
 
 _AHEAD = 4  # items per worker that are ready or in work
-_DRAFT_SCALE = 2  # a draft keeps twice the pixels that are needed, so that scaling it down still smooths
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -58,7 +57,7 @@ def picture(segment: ImageSegment, size: int, draft: bool = False) -> Image.Imag
     source = segment.encoded if segment.encoded is not None else segment.path
     if source is None:
         raise ValueError("the segment holds no picture")
-    return decode_image(source, DEFAULT_LIMITS, _DRAFT_SCALE * size if draft else None)
+    return decode_image(source, DEFAULT_LIMITS, size if draft else None)
 
 
 def picture_array(segment: ImageSegment, size: int, config: PreprocessConfig, draft: bool = False) -> np.ndarray:
