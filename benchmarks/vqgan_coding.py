@@ -1,0 +1,115 @@
+"""Encoding and decoding pictures of 256 × 256: ours against the same network as a plain module, and against transformers.
+
+Both peers run the same weights on the same pictures in fp32: `plain` is our network with tensors in PyTorch's default layout
+(ours runs channels-last), `transformers` is `JanusVQVAE` opened from our export. The network is the f16 VQGAN at half its
+published width, so that the benchmark takes a minute on one core. Gate: equal codes but for 1 in 1000, and pictures from equal
+codes at 60 dB and more. The limit is the time its multiplications take at the rate of a large matrix product in the same run.
+Processor time, one thread.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from time import process_time
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import JanusVQVAE
+
+from benchmarks.measure import Row, interleaved, report, time_row
+from cm3.core.seeding import torch_generator
+from cm3.metrics.images import psnr
+from vqgan.config import VQConfig
+from vqgan.conversion.convert import export
+from vqgan.model import VQModel
+from vqgan.presets import preset
+from vqgan.tokenizer import VQTokenizer
+
+SIDE, REPEATS = 256, 2
+
+
+@dataclass(frozen=True)
+class Peer:
+    """encode: pixels (B, 3, Y, X) → codes (B, h, w); decode: codes → pixels."""
+
+    name: str
+    encode: Callable[[Tensor], Tensor]
+    decode: Callable[[Tensor], Tensor]
+
+
+def network(channels: int) -> VQModel:
+    """The f16 VQGAN with 8-dimensional codes at `channels`, random weights."""
+    config = preset("llamagen-16")
+    options = {**config.network_options, "channels": channels, "latent_channels": 2 * channels}
+    changes = {"network_options": options, "quantizer": "vq", "quantizer_options": {"unit_lookup": True}}
+    torch.manual_seed(0)
+    return VQModel(VQConfig.model_validate(config.model_dump() | changes)).eval().requires_grad_(False)
+
+
+def plain(model: VQModel) -> Peer:
+    """The same modules in the default layout."""
+    twin = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return Peer(
+        "a plain module",
+        lambda pixels: twin.quantizer.encode(twin.quant_conv(twin.encoder(pixels))),
+        lambda codes: twin.decoder(twin.post_quant_conv(twin.quantizer.lookup(codes).contiguous())),
+    )
+
+
+def transformers_peer(model: VQModel, folder: Path) -> Peer:
+    """`JanusVQVAE` with our weights."""
+    VQTokenizer(model).save(folder / "ours")
+    theirs = JanusVQVAE.from_pretrained(export(folder / "ours", folder / "janus", "janus")).eval()
+    side = model.config.grid_shape
+    return Peer(
+        "transformers",
+        lambda pixels: theirs.encode(pixels).image_tokens.view(len(pixels), *side),
+        lambda codes: theirs.decode(codes.flatten(1)),
+    )
+
+
+def gate(ours: Peer, peer: Peer, pixels: Tensor) -> str:
+    """Whether both give the same codes, and the same pictures from the same codes."""
+    codes = ours.encode(pixels)
+    same = float((codes == peer.encode(pixels)).float().mean())
+    decibels = float(psnr(ours.decode(codes).clamp(-1, 1), peer.decode(codes).clamp(-1, 1), 2.0).min())
+    return "ok" if same >= 0.999 and decibels >= 60 else f"{same:.2%} equal codes, {decibels:.0f} dB"
+
+
+def seconds_at_limit(action: Callable[[], object]) -> float:
+    """How long the multiplications of `action` take at the rate of a product of two matrices of 1024 × 1024."""
+    with FlopCounterMode(display=False) as counter:
+        action()
+    matrix = torch.randn(1024, 1024)
+    return counter.get_total_flops() / (2 * 1024**3 / interleaved(lambda: matrix @ matrix, lambda: None, clock=process_time)[0])
+
+
+@torch.inference_mode()
+def rows() -> Iterator[Row]:
+    """Encoding and decoding against each peer."""
+    model = network(channels=64)
+    ours = Peer("ours", model.encode, model.decode)
+    pixels = torch.rand(1, 3, SIDE, SIDE, generator=torch_generator(0, "pictures")) * 2 - 1
+    codes = ours.encode(pixels)
+    limits = {"encode": seconds_at_limit(lambda: ours.encode(pixels)), "decode": seconds_at_limit(lambda: ours.decode(codes))}
+    with tempfile.TemporaryDirectory() as folder:
+        for peer in (plain(model), transformers_peer(model, Path(folder))):
+            verdict = gate(ours, peer, pixels)
+            actions = {
+                "encode": (lambda: ours.encode(pixels), lambda peer=peer: peer.encode(pixels)),
+                "decode": (lambda: ours.decode(codes), lambda peer=peer: peer.decode(codes)),
+            }
+            seconds = {stage: interleaved(*pair, REPEATS, process_time) for stage, pair in actions.items()}
+            seconds["encode and decode"] = tuple(map(sum, zip(*seconds.values())))  # type: ignore[assignment]
+            for stage, pair in seconds.items():
+                limit = sum(limits[part] for part in limits if part in stage)
+                yield time_row(f"{stage}, {SIDE}², half width, against {peer.name}", pair, verdict, round(limit / pair[0], 3))
+
+
+if __name__ == "__main__":
+    report(rows, __doc__ or "")
