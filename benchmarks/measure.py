@@ -4,6 +4,8 @@ row             what was measured          ours, peer     medians, in `unit`
 ratio           how many times ours is better (time: peer / ours)
 limit_fraction  share of the physical limit that ours reaches, or null where none was measured
 gate            "ok" when both gave the same result, otherwise why not
+
+A row of a study over seeds adds `interval` (95 %, of the difference ours - peer), `by_seed` and `tokens` (seen by each run).
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 
 class Row(TypedDict):
@@ -26,6 +28,9 @@ class Row(TypedDict):
     unit: str
     limit_fraction: float | None
     gate: str
+    interval: NotRequired[list[float]]
+    by_seed: NotRequired[list[float]]
+    tokens: NotRequired[int]
 
 
 def interleaved(
@@ -60,12 +65,32 @@ def time_row(name: str, seconds: tuple[float, float], gate: str, limit_fraction:
     )
 
 
-def report(rows: Callable[[], Iterable[Row]], description: str) -> None:
-    """Run a benchmark as a command: a table, or one JSON object per line with `--json`."""
-    parser = argparse.ArgumentParser(description=description)
+def peak_mib(action: Callable[[], Any]) -> float:
+    """The most memory, in MiB, that was allocated at once while `action` ran."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        action()
+    total = peak = 0
+    for event in recorded.profiler.kineto_results.events():  # type: ignore[union-attr]
+        if event.name() == "[memory]":
+            total += event.nbytes()
+            peak = max(peak, total)
+    return peak / 2**20
+
+
+def report(rows: Callable[..., Iterable[Row]], description: str, **options: str) -> None:
+    """Run a benchmark as a command: a table, or one JSON object per line with `--json`.
+
+    options: further options of the command with their defaults; their values are handed to `rows`.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object per row")
-    as_json = parser.parse_args().json
-    for row in _checked(rows()):
+    for name, default in options.items():
+        parser.add_argument(f"--{name}", default=default, help=f"(default: {default})")
+    values = vars(parser.parse_args())
+    as_json = values.pop("json")
+    for row in _checked(rows(**values)):
         limit = "" if row["limit_fraction"] is None else f"  {row['limit_fraction']:.0%} of the limit"
         figures = f"{row['ours']:>10.3f} {row['peer']:>10.3f} {row['unit']:<6} ×{row['ratio']:.2f}{limit}"
         text = f"{row['row']:<58} {figures}  {row['gate']}"

@@ -11,9 +11,8 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.measure import Row, interleaved, report, time_row
+from benchmarks.measure import Row, interleaved, peak_mib, report, time_row
 from cm3.core.seeding import torch_generator
 from cm3.pretrain.losses import linear_cross_entropy
 
@@ -49,18 +48,6 @@ class Problem:
             return f"losses differ by {abs(float(ours - peer)):.1e}"
         worst = max(float((a - b).abs().max()) for a, b in zip(grads, others) if a is not None and b is not None)
         return "ok" if worst <= 1e-4 else f"gradients differ by {worst:.1e}"
-
-
-def peak_mib(action: object) -> float:
-    """The most memory, in MiB, that was allocated at once while `action` ran."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        action()  # type: ignore[operator]
-    total = peak = 0
-    for event in recorded.profiler.kineto_results.events():  # type: ignore[union-attr]
-        if event.name() == "[memory]":
-            total += event.nbytes()
-            peak = max(peak, total)
-    return peak / 2**20
 
 
 def rows() -> Iterator[Row]:

@@ -10,15 +10,16 @@ Run as `accelerate launch -m sft.train RUN.toml [key.path=value …]`; checkpoin
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import Field
 
 import vqgan
 from cm3.core.artefact import require_replaceable
-from cm3.core.errors import CM3Error, InputError, UsageError
-from cm3.core.runfile import RunConfig, load_run, write_resolved
+from cm3.core.errors import InputError
+from cm3.core.runfile import RunConfig, write_resolved
+from cm3.pretrain.attention import use_attention
+from cm3.pretrain.estimate import estimate_run, say_on_main_process
 from cm3.pretrain.objective import LossConfig, TokenObjective
 from cm3.pretrain.run import KIND as LANGUAGE_MODEL
 from cm3.pretrain.run import load_language_model, run_folder, save_language_model
@@ -29,6 +30,7 @@ from cm3.sequences.objectives import ObjectiveConfig
 from cm3.tokens.document_tokenizer import DocumentTokenizer
 from cm3.train.config import TrainConfig
 from cm3.train.loop import train as run_loop
+from cm3.train.processes import on_main_process
 from sft.mixture import MixtureEntry, held_out_examples, make_mixture
 from sft.tasks import TASKS_FILE, tasks_json
 
@@ -71,10 +73,14 @@ def train(config: SFTConfig) -> Path:
     mixture = make_mixture(config.mixture, tokenizer, seed, loader_config.row_length)
     loader = SequenceLoader(mixture, tokenizer.vocab, loader_config, seed)
     held_out = _held_out_batches(config, tokenizer, loader_config)
-    task = TokenTask(TokenObjective(model, tokenizer.vocab, config.loss), loader, held_out)
+    use_attention(model, "auto", config.train.device)
+    estimate = estimate_run(model.config, loader_config, config.train, loader.plan.mean_context())
+    estimate.require_room()
+    say_on_main_process(str(estimate))
+    task = TokenTask(TokenObjective(model, tokenizer.vocab, config.loss), loader, held_out, context=loader.plan.mean_context())
     run_dir = run_folder(config.out)
     result = run_loop(task, config.train, run_dir, label="instruction tuning")
-    write_resolved(config, run_dir)
+    on_main_process(lambda: write_resolved(config, run_dir))
     provenance = {"config": config.model_dump(mode="json")}
     save_language_model(config.out, model, tokenizer, result, provenance, {TASKS_FILE: tasks_json(tasks)})
     return config.out
@@ -93,17 +99,12 @@ def _held_out_batches(config: SFTConfig, tokenizer: DocumentTokenizer, loader_co
     return list(one_pass(fitting, tokenizer.vocab, loader_config)) if fitting else []
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the tuning described by `arguments` (a run file, then overrides); returns the exit code."""
-    try:
-        if not arguments or arguments[0] in ("-h", "--help"):
-            raise UsageError("usage: accelerate launch -m sft.train RUN.toml [key.path=value …]")
-        print(train(load_run(SFTConfig, Path(arguments[0]), arguments[1:])))
-    except CM3Error as error:
-        print(f"sft.train: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+def main() -> None:
+    """Run `cm3 sft train` with the arguments of this process."""
+    from cm3.cli import main as command
+
+    command(["sft", "train", *sys.argv[1:]])
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()

@@ -11,7 +11,10 @@ import os
 os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 import shutil
+import socket
 import subprocess
+import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,3 +196,60 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("no small file system can be mounted here")
     yield disk
     subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.fixture
+def in_child() -> Callable[..., int]:
+    """Run `work` in a forked process; returns its pid, or with wait=True its exit code (negative: the signal)."""
+
+    def run(work: Callable[[], object], wait: bool = True) -> int:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads around; the child only needs its own
+            pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                work()
+                code = 0
+            except BaseException:
+                traceback.print_exc()  # nobody else will
+                raise
+            finally:
+                os._exit(code)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) if wait else pid
+
+    return run
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def _as_rank(rank: int, port: int, work: Callable[[], object]) -> Callable[[], None]:
+    """`work` as process `rank` of two, as a launcher would start it."""
+
+    def run() -> None:
+        import torch
+        from accelerate.state import AcceleratorState, GradientState, PartialState
+
+        for state in (AcceleratorState, GradientState, PartialState):
+            state._reset_state()
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        work()
+        torch.distributed.destroy_process_group()
+
+    return run
+
+
+@pytest.fixture
+def on_two(in_child: Callable[..., int]) -> Callable[[Callable[[], object]], list[int]]:
+    """Run `work` in two connected processes; returns their exit codes."""
+
+    def run(work: Callable[[], object]) -> list[int]:
+        port = _free_port()
+        pids = [in_child(_as_rank(rank, port, work), wait=False) for rank in range(2)]
+        return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+
+    return run

@@ -49,6 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     "cm3.gaps": ALL_STAGES,
     "cm3.choosing": ALL_STAGES,
     "cm3.pipeline": ALL_STAGES | {"cm3.model_folder", "cm3.gaps", "cm3.choosing"},
+    "cm3.samples": ALL_STAGES,
     "sft": ALL_STAGES | PIPELINE,
     "cm3.quickstart": ALL_STAGES | PIPELINE | {"sft"},
     "cm3.commands": {"cm3.core"},  # everything else inside the functions, so that help costs nothing

@@ -197,3 +197,35 @@ def test_not_enough_memory_is_a_sentence(command, toy_model, monkeypatch):
 def test_the_resolved_settings_lie_beside_the_result(command, run_file, tmp_path):
     command.works("vqgan", "train", run_file, "train.steps=1")
     assert json.loads((tmp_path / "tokenizer-run" / "run.json").read_text())["train"]["steps"] == 1
+
+
+LAUNCHED = """
+import os, signal, sys
+from cm3.train import loop
+def crash_point(name, step):
+    if (name, step) == ("updated", 1):
+        os.kill(os.getpid(), signal.Signals[sys.argv[1]])
+loop.crash_point = crash_point
+sys.argv[1:] = sys.argv[2:]
+import runpy
+runpy.run_module("cm3.pretrain", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(("name", "code", "word"), [("SIGTERM", 75, "the same command"), ("SIGINT", 130, "interrupted")])
+def test_training_as_a_process_ends_with_one_sentence(command, toy_model, pictures, tmp_path, name, code, word):
+    pictures("data")
+    command.works("tokenize", "data", "tokens", "--image-tokenizer", toy_model / "image_tokenizer", "--workers", "1")
+    settings = ["loader.row_length=64", "loader.batch_size=2", "train.steps=5", "train.device=cpu", "train.tensorboard=false"]
+    (tmp_path / "run.toml").write_text('tokens = "tokens"\ntokenizer = "tokens-tokenizer"\nout = "out"\n')
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "CM3_PROGRESS": "off"}
+    done = subprocess.run(
+        [sys.executable, "-c", LAUNCHED, name, "run.toml", *settings],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=240, env=environment,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (code, ""), done.stderr
+    assert "Traceback" not in done.stderr
+    assert [line for line in done.stderr.splitlines() if line.startswith("cm3: error: ") and word in line]
+    assert [path.name for path in (tmp_path / "out-run" / "checkpoints").iterdir()] == ["step-00000002"]
+    command.works("train", "run.toml", *settings)
+    artefact.verify(tmp_path / "out", kind="language_model")

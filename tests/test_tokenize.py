@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,12 +15,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from cm3.core import artefact
-from cm3.core.errors import ArtefactError, BudgetError, InputError
+from cm3.core.errors import ArtefactError, BudgetError, CM3Error, InputError, RunLockedError
 from cm3.documents.readers import read_documents
 from cm3.pretrain.run import CODEBOOK_FILE
 from cm3.sequences.shards import TokenShards
-from cm3.tokenize import tokenize, train_document_tokenizer
+from cm3.tokenize import parts, tokenize, train_document_tokenizer, workers
+from cm3.tokenize.parts import TokenizeJob
 from cm3.tokens import DocumentTokenizer
+from cm3.train.runlock import run_lock
 from vqgan.config import VQConfig
 from vqgan.model import VQModel
 from vqgan.tokenizer import VQTokenizer
@@ -90,3 +96,80 @@ def test_no_text_to_train_on(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="none of the documents has a text"):
         documents = read_documents(tmp_path / "pictures")
         train_document_tokenizer(documents, image_tokenizer(tmp_path / "image_tokenizer"), tmp_path / "tokenizer")
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of five records, so that twelve make three."""
+    make = workers.make_job
+    monkeypatch.setattr(workers, "make_job", lambda *arguments: replace(make(*arguments), records_per_part=5))
+
+
+@pytest.fixture
+def tokenizers(data: Path, tmp_path: Path) -> tuple[Path, Path]:
+    pictures = image_tokenizer(tmp_path / "image_tokenizer")
+    train_document_tokenizer(read_documents(data), pictures, tmp_path / "tokenizer", 300)
+    return tmp_path / "tokenizer", pictures
+
+
+def test_any_number_of_workers_gives_the_same_bytes(
+    data: Path, tmp_path: Path, small_parts: None, tokenizers: tuple[Path, Path]
+) -> None:
+    one = tokenize(data, *tokenizers, tmp_path / "one", workers=1)
+    two = tokenize(data, *tokenizers, tmp_path / "two", workers=2)
+    assert one == two
+    assert artefact.fingerprint(tmp_path / "one") == artefact.fingerprint(tmp_path / "two")
+    assert not workers.parts_folder(tmp_path / "two").exists()
+
+
+def test_an_interrupted_call_goes_on(
+    data: Path, tmp_path: Path, small_parts: None, tokenizers: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenize(data, *tokenizers, tmp_path / "whole", workers=1)
+    made: list[int] = []
+
+    def counted(job: TokenizeJob, key: str, number: int, *others: Any) -> int:
+        made.append(number)
+        if made == [0, 1]:
+            raise KeyboardInterrupt
+        return original(job, key, number, *others)
+
+    original = parts._make_part
+    monkeypatch.setattr(parts, "_make_part", counted)
+    with pytest.raises(KeyboardInterrupt):
+        tokenize(data, *tokenizers, tmp_path / "tokens", workers=1)
+    assert not (tmp_path / "tokens").exists()
+    account = tokenize(data, *tokenizers, tmp_path / "tokens", workers=1)
+    assert (made, account["seen"], account["ok"]) == ([0, 1, 1, 2], COUNT, COUNT)
+    assert artefact.fingerprint(tmp_path / "tokens") == artefact.fingerprint(tmp_path / "whole")
+
+
+def test_parts_of_other_records_or_damaged_ones_are_made_anew(data: Path, tmp_path: Path, tokenizers: tuple[Path, Path]) -> None:
+    job = replace(workers.make_job(data, *tokenizers, tmp_path / "parts"), records_per_part=5)
+    assert list(parts.make_parts(job, job.key, frozenset({0, 2}))) == [5, 2]
+    assert [parts.is_finished(job, number, job.key) for number in range(3)] == [True, False, True]
+    (job.part(2) / parts.TOKENS / "tokens.npy").write_bytes(b"")
+    assert not parts.is_finished(job, 2, job.key)
+    with data.open("a") as stream:
+        stream.write('{"id": "12", "text": "one more"}\n')
+    assert not parts.is_finished(job, 0, job.key)
+
+
+def test_pictures_and_ids_that_only_show_later_are_accounted_for(
+    data: Path, tmp_path: Path, small_parts: None, tokenizers: tuple[Path, Path]
+) -> None:
+    whole = (data.parent / "3.png").read_bytes()
+    (data.parent / "3.png").write_bytes(whole[: len(whole) // 2])  # its header is fine
+    with data.open("a") as stream:
+        stream.write('{"id": "0", "text": "an id from the first part, in the third"}\n')
+    account = tokenize(data, *tokenizers, tmp_path / "tokens", budget=0.5, workers=1)
+    assert (account["seen"], account["ok"]) == (COUNT + 1, COUNT - 1)
+    assert account["rejected"] == {"truncated_image": 1, "duplicate_key": 1}
+    assert len(TokenShards(tmp_path / "tokens")) == COUNT - 1
+
+
+def test_a_second_process_and_a_dead_worker(data: Path, tmp_path: Path, tokenizers: tuple[Path, Path]) -> None:
+    with run_lock(workers.parts_folder(tmp_path / "tokens")), pytest.raises(RunLockedError, match=f"process {os.getpid()}"):
+        tokenize(data, *tokenizers, tmp_path / "tokens")
+    with pytest.raises(CM3Error, match=r"died \(exit code -9.*fewer --workers"):
+        workers._raise_if_dead([SimpleNamespace(exitcode=None), SimpleNamespace(exitcode=-9)])  # type: ignore[list-item]

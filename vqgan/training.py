@@ -19,7 +19,15 @@ from cm3.core.storage import sibling, storage_errors
 from cm3.documents.report import ReadReport
 from cm3.train.loop import TrainResult
 from cm3.train.loop import train as run_loop
+<<<<<<< HEAD
 from vqgan.config import VQTrainConfig
+=======
+from cm3.train.optimizers import split_decay
+from cm3.train.processes import on_main_process
+from cm3.train.task import Metrics, Shard
+from vqgan.config import LossConfig, VQTrainConfig
+from vqgan.evaluation import codebook_metrics, comparison_picture, reconstruction_metrics
+>>>>>>> cdb3e9d (Training: sharding, background checkpoints, estimate, rates, samples; tokenizing in parallel and resumable; benchmarks)
 from vqgan.initialization import initialize_from_data
 from vqgan.model import VQModel
 from vqgan.pictures import read_pictures
@@ -57,7 +65,8 @@ def train(config: VQTrainConfig, out: Path | str | None = None, provenance: Mapp
         model.load_state_dict(result.ema["model"], strict=False)
     tokenizer = VQTokenizer(model)
     figures = _last_evaluation(result)
-    tokenizer.save(target, provenance={"run": config.model_dump(mode="json"), "figures": figures, **(provenance or {})})
+    made_by = {"run": config.model_dump(mode="json"), "figures": figures, **(provenance or {})}
+    on_main_process(lambda: tokenizer.save(target, provenance=made_by))
     return tokenizer
 
 

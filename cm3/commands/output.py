@@ -24,7 +24,9 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]
 
 
 def emit(value: Any, text: str, as_json: bool) -> None:
-    """Print `value` as JSON, or `text`."""
+    """Print `value` as JSON, or `text`; of several processes that train together, only the first speaks."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     plain_ascii = not (sys.stdout.encoding or "").lower().startswith("utf")
     try:
         print(json.dumps(value, ensure_ascii=plain_ascii, default=_plain) if as_json else text, flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -40,19 +41,27 @@ def tokenize(
     tokenizer: Annotated[Path | None, typer.Option(help="Its document tokenizer; by default a new one at OUT-tokenizer.")] = None,
     text_vocab_size: Annotated[int, typer.Option(help="Most text ids of a new document tokenizer.")] = 4096,
     budget: Annotated[float, typer.Option(help="Share of records that may be rejected.")] = 0.01,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that encode; 0 takes one per core.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Turn documents into token shards to train on; every record is accounted for."""
+    """Turn documents into token shards to train on; every record is accounted for.
+
+    The shards are the same bytes for any number of workers. After an interruption the same command goes on: what is finished
+    lies in OUT-parts until the shards are whole. Across machines: `cm3.tokenize.scale` (docs/training.md).
+    """
     from cm3.documents.readers import read_documents
+    from cm3.documents.records import ReadOptions
+    from cm3.tokenize import parts_folder, train_document_tokenizer
     from cm3.tokenize import tokenize as run
-    from cm3.tokenize import train_document_tokenizer
 
     if not 0 <= budget <= 1:
         raise UsageError(f"--budget is {budget:g}, expected a share between 0 and 1")
     if tokenizer is None:
         tokenizer = sibling(out, suffix="-tokenizer")
-        train_document_tokenizer(read_documents(data), image_tokenizer, tokenizer, text_vocab_size)
-    account = run(data, tokenizer, image_tokenizer, out, budget=budget)
+        if not (parts_folder(out).is_dir() and tokenizer.is_dir()):  # an interrupted call has made it
+            documents = read_documents(data, options=ReadOptions(decode=False))
+            train_document_tokenizer(documents, image_tokenizer, tokenizer, text_vocab_size)
+    account = run(data, tokenizer, image_tokenizer, out, budget=budget, workers=workers)
     text = f"{out}: {account['tokens']:,} tokens of {account['ok']:,} documents ({account['seen'] - account['ok']} rejected)"
     emit({"out": str(out), "tokenizer": str(tokenizer), **account}, f"{text}\ntokenizer {tokenizer}", as_json)
 
@@ -67,7 +76,14 @@ def train(
     from cm3.pretrain.run import PretrainConfig, pretrain
 
     config = load_run(PretrainConfig, run_file, overrides or [])
-    result = pretrain(config)
+    sample = None
+    if config.sample_with is not None:
+        if config.held_out is None:
+            raise UsageError("sample_with draws pictures for held-out texts; set held_out too")
+        from cm3.samples import PictureSampler
+
+        sample = partial(PictureSampler, config.held_out, config.sample_with)
+    result = pretrain(config, sample)
     last = {name: value for name, value in result.history[-1].items() if name != "kind"} if result.history else {}
     value = {"out": str(config.out), "steps": result.step, "seconds": result.seconds, "last": last}
     emit(value, f"{config.out}: {result.step} steps in {result.seconds:.0f} s", as_json)

@@ -19,10 +19,10 @@ _LINE_INTERVAL_S = 10.0
 class Progress:
     """Counts up to `total` (0: nobody knows how many); made by `progress`."""
 
-    def __init__(self, total: int, label: str, unit: str) -> None:
+    def __init__(self, total: int, label: str, unit: str, silent: bool = False) -> None:
         self.total, self.label, self.unit, self.count = total, label, unit, 0
         self._started = self._last_line = time.monotonic()
-        self._silent = os.environ.get("CM3_PROGRESS", "") == "off"
+        self._silent = silent or os.environ.get("CM3_PROGRESS", "") == "off"
         interactive = not self._silent and sys.stderr.isatty()
         self._bar = tqdm(total=total or None, desc=label, unit=unit, file=sys.stderr, leave=True) if interactive else None
 
@@ -54,9 +54,9 @@ class Progress:
 
 
 @contextmanager
-def progress(total: int, label: str, unit: str = "step", initial: int = 0) -> Iterator[Progress]:
+def progress(total: int, label: str, unit: str = "step", initial: int = 0, silent: bool = False) -> Iterator[Progress]:
     """Show the progress of `total` units of work called `label` (0: unknown); `initial` are already done."""
-    bar = Progress(total, label, unit)
+    bar = Progress(total, label, unit, silent)
     if initial:
         bar.advance(initial)
     try:

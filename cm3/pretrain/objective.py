@@ -6,9 +6,11 @@ it: only rows with a weight are projected, and those in chunks (`cm3.pretrain.lo
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from cm3.core.runfile import RunConfig
@@ -16,14 +18,15 @@ from cm3.model import CM3ForCausalLM
 from cm3.pretrain.losses import balanced_weights, linear_cross_entropy
 from cm3.sequences.batch import Batch
 from cm3.tokens.vocab import Vocab
+from cm3.train.task import Ratio
 
 
 class LossConfig(RunConfig):
     """z_weight: Chameleon's z-loss factor (0: off; the paper uses 1e-5); image_weight: factor on the weights of image
     targets, the text/image loss ratio (1: every token counts the same)."""
 
-    z_weight: float = 0.0
-    image_weight: float = 1.0
+    z_weight: float = Field(0.0, ge=0, allow_inf_nan=False)
+    image_weight: float = Field(1.0, ge=0, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,18 @@ class TokenObjective(nn.Module):
             hidden[counted], self.model.lm_head.weight, targets, weights, self.config.z_weight
         )
         return TokenLoss(loss, weights.sum(), token_losses, is_image)
+
+
+def bits_ratios(result: TokenLoss) -> dict[str, Ratio]:
+    """The figures of `bits_by_modality` for one batch as sums and counts that stay on the device (0 / 0 for what is missing)."""
+    bits = result.token_losses / math.log(2.0)
+    count, images = bits.numel(), result.is_image.sum()
+    in_images = (bits * result.is_image).sum()
+    return {
+        "bits_per_text_token": Ratio(bits.sum() - in_images, count - images),
+        "bits_per_image_token": Ratio(in_images, images),
+        "bits_per_token": Ratio(bits.sum(), float(count)),
+    }
 
 
 def bits_by_modality(losses: list[TokenLoss]) -> dict[str, float]:

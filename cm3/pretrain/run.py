@@ -7,26 +7,29 @@ The loop's own files (checkpoints, metrics) live in OUT-run beside the result, s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from pydantic import Field
 from safetensors.torch import load_file
 from torch import Tensor
 
 from cm3.core import artefact
-from cm3.core.errors import ArtefactError
+from cm3.core.errors import ArtefactError, UsageError
 from cm3.core.runfile import RunConfig, write_resolved
 from cm3.core.seeding import torch_generator
 from cm3.core.storage import sibling
-from cm3.model import CM3ForCausalLM
+from cm3.model import CM3Config, CM3ForCausalLM
 from cm3.model.embedding_init import project_codebook, set_image_embeddings
 from cm3.model.presets import create_model, preset
+from cm3.pretrain.attention import Attention, use_attention
+from cm3.pretrain.estimate import estimate_run, say_on_main_process
 from cm3.pretrain.objective import LossConfig, TokenObjective
-from cm3.pretrain.task import TokenTask
+from cm3.pretrain.task import Sampler, TokenTask
 from cm3.sequences.augmentation import AugmentationConfig, AugmentedSource
 from cm3.sequences.batch import Batch
 from cm3.sequences.loader import LoaderConfig, SequenceLoader, one_pass
@@ -36,6 +39,8 @@ from cm3.sequences.sources import Mixture
 from cm3.tokens import DocumentTokenizer, Vocab
 from cm3.train.config import TrainConfig
 from cm3.train.loop import TrainResult, train
+from cm3.train.processes import on_main_process
+from cm3.train.sharding import is_sharded, whole
 
 CODEBOOK_FILE = "codebook.safetensors"
 KIND = "language_model"
@@ -44,11 +49,13 @@ NEIGHBORS_KIND, NEIGHBORS_FILE = "neighbors", "table.npy"
 
 class ModelSection(RunConfig):
     """preset: a name in `cm3.model.presets`; overrides: fields of `CM3Config` to replace; codebook_init: start the image
-    token embeddings from the code vectors of the image tokenizer, where the tokenizer folder has them."""
+    token embeddings from the code vectors of the image tokenizer, where the tokenizer folder has them; attention: the back end,
+    "auto" is FlexAttention on a GPU and SDPA elsewhere."""
 
     preset: str = "tiny"
     overrides: dict[str, Any] = Field(default_factory=dict)
     codebook_init: bool = True
+    attention: Attention = "auto"
 
 
 class NeighborSection(RunConfig):
@@ -64,37 +71,51 @@ class PretrainConfig(RunConfig):
     """A pretraining run.
 
     tokens: token shards (`cm3 tokenize`); tokenizer: the document tokenizer they were made with; held_out: shards for
-    evaluation, at most `held_out_documents` of them; out: where the language model goes; neighbors: retrieval augmentation.
+    evaluation, at most `held_out_documents` of them; out: where the language model goes; neighbors: retrieval augmentation;
+    sample_with: the image tokenizer with which pictures are drawn for held-out texts after every evaluation (None: none are).
     """
 
     tokens: Path
     tokenizer: Path
     out: Path
     held_out: Path | None = None
-    held_out_documents: int = 512
+    held_out_documents: int = Field(512, ge=1)
     neighbors: NeighborSection | None = None
+    sample_with: Path | None = None
     model: ModelSection = ModelSection()
     loader: LoaderConfig = LoaderConfig()
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
 
 
-def pretrain(config: PretrainConfig) -> TrainResult:
+def pretrain(config: PretrainConfig, sample: Callable[[Vocab], Sampler] | None = None) -> TrainResult:
     """Train a fresh model as `config` says and write it to `config.out`.
 
-    Raises `ArtefactError` when shards and tokenizer do not belong together, and what `cm3.train.loop.train` raises.
+    sample: makes what draws pictures after every evaluation, for the vocabulary. Raises `UsageError` when the run cannot fit
+    into memory, `ArtefactError` when shards and tokenizer do not belong together, and what `cm3.train.loop.train` raises.
     """
     artefact.require_replaceable(config.out, KIND)
     tokenizer = DocumentTokenizer.load(config.tokenizer)
     loader = SequenceLoader(training_documents(config, tokenizer.vocab), tokenizer.vocab, config.loader, config.train.seed)
+    shape = model_config(config.model, tokenizer.vocab)
+    if config.loader.row_length > shape.max_position_embeddings:
+        raise UsageError(
+            f"loader.row_length={config.loader.row_length} is more than the model's max_position_embeddings="
+            f"{shape.max_position_embeddings}; use shorter rows or set it in model.overrides"
+        )
+    estimate = estimate_run(shape, config.loader, config.train, loader.plan.mean_context())
+    estimate.require_room()
+    say_on_main_process(str(estimate))
     model = build_model(config.model, tokenizer.vocab, config.train.seed, _codebook(config))
     masking = config.loader.objective
     model.config.texts_were_masked = masking.name == "cm3" and masking.whole_segment_prob > 0
+    use_attention(model, config.model.attention, config.train.device)
     objective = TokenObjective(model, tokenizer.vocab, config.loss)
-    task = TokenTask(objective, loader, held_out_batches(config, tokenizer.vocab))
+    sampler = sample(tokenizer.vocab) if sample is not None else None
+    task = TokenTask(objective, loader, held_out_batches(config, tokenizer.vocab), sampler, loader.plan.mean_context())
     run_dir = run_folder(config.out)
     result = train(task, config.train, run_dir, label="pretraining")
-    write_resolved(config, run_dir)
+    on_main_process(lambda: write_resolved(config, run_dir))
     save_language_model(config.out, model, tokenizer, result, {"config": config.model_dump(mode="json")})
     return result
 
@@ -105,7 +126,9 @@ def training_documents(config: PretrainConfig, vocab: Vocab) -> Mixture:
     if (section := config.neighbors) is None:
         return Mixture([(shards, 1.0)])
     artefact.verify(section.table, NEIGHBORS_KIND)
-    table = np.load(section.table / NEIGHBORS_FILE)
+    table = np.load(section.table / NEIGHBORS_FILE, allow_pickle=False)
+    if table.ndim != 2 or table.dtype.kind != "i" or (table.size and not -1 <= table.min() <= table.max() < len(shards)):
+        raise ArtefactError(f"{section.table} does not name documents of {config.tokens}; make it again from those")
     if len(table) != len(shards):
         raise ArtefactError(
             f"{section.table} has the neighbors of {len(table)} documents, {config.tokens} holds {len(shards)}; "
@@ -122,6 +145,17 @@ def run_folder(out: Path) -> Path:
 
 def build_model(section: ModelSection, vocab: Vocab, seed: int, codebook: Tensor | None = None) -> CM3ForCausalLM:
     """A fresh model for `vocab`; `codebook` (codebook_size, E) float starts the image token embeddings when given."""
+    config = model_config(section, vocab)
+    model = create_model(config, seed)
+    if codebook is not None and section.codebook_init:
+        generator = torch_generator(seed, "codebook_init")
+        vectors = project_codebook(codebook, config.hidden_size, config.initializer_range, generator)
+        set_image_embeddings(model, vectors, vocab.image_start)
+    return model
+
+
+def model_config(section: ModelSection, vocab: Vocab) -> CM3Config:
+    """The configuration of the model for `vocab`. Raises `UsageError` for an unknown preset or field."""
     fitting = {
         "vocab_size": vocab.size,
         "grid_shape": vocab.grid_shape,
@@ -132,13 +166,10 @@ def build_model(section: ModelSection, vocab: Vocab, seed: int, codebook: Tensor
         "bos_token_id": vocab.bos_id,
         "eos_token_id": vocab.eos_id,
     }
-    config = preset(section.preset, **{**fitting, **section.overrides})
-    model = create_model(config, seed)
-    if codebook is not None and section.codebook_init:
-        generator = torch_generator(seed, "codebook_init")
-        vectors = project_codebook(codebook, config.hidden_size, config.initializer_range, generator)
-        set_image_embeddings(model, vectors, vocab.image_start)
-    return model
+    try:
+        return preset(section.preset, **{**fitting, **section.overrides})
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise UsageError(f"model.overrides give no model: {' '.join(str(error).split())}") from None
 
 
 def held_out_batches(config: PretrainConfig, vocab: Vocab) -> list[Batch]:
@@ -161,17 +192,25 @@ def save_language_model(
 ) -> None:
     """Write model and tokenizer as one artefact folder; averaged weights replace the live ones where they were kept.
 
-    json_files: further files to write into it, name → value.
+    json_files: further files to write into it, name → value. Called on every process: sharded weights are gathered, and the
+    first process writes.
     """
-    state = model.state_dict()
+    state = {name: whole(tensor) for name, tensor in model.state_dict().items()}
     for name, tensor in ((result.ema or {}).get("objective") or {}).items():
         state[name.removeprefix("model.")] = tensor
-    model.load_state_dict(state)
-    with artefact.writing(out, kind=KIND, provenance={"steps": result.step, **provenance}) as folder:
-        model.save_pretrained(folder)
-        tokenizer.save(folder)
-        for name, value in (json_files or {}).items():
-            artefact.write_json(folder / name, value)
+    if model.config.tie_word_embeddings:
+        state["lm_head.weight"] = state["model.embed_tokens.weight"]
+    if not any(is_sharded(parameter) for parameter in model.parameters()):
+        model.load_state_dict(state)
+
+    def write() -> None:
+        with artefact.writing(out, kind=KIND, provenance={"steps": result.step, **provenance}) as folder:
+            model.save_pretrained(folder, state_dict=state)
+            tokenizer.save(folder)
+            for name, value in (json_files or {}).items():
+                artefact.write_json(folder / name, value)
+
+    on_main_process(write)
 
 
 def load_language_model(path: Path) -> tuple[CM3ForCausalLM, DocumentTokenizer]:

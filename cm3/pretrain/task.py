@@ -6,14 +6,18 @@ token by modality. Which objective, mixture or loss mask is used is decided in t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias
 
+from PIL import Image
 from torch import Tensor, nn
 
-from cm3.pretrain.objective import TokenObjective, bits_by_modality
+from cm3.model import CM3ForCausalLM
+from cm3.model.counting import flops_per_token
+from cm3.pretrain.objective import TokenObjective, bits_by_modality, bits_ratios
 from cm3.sequences.batch import Batch
 from cm3.train.optimizers import split_decay
+from cm3.train.sharding import is_sharded
 from cm3.train.task import Metrics, Shard
 
 
@@ -23,16 +27,33 @@ class BatchSource(Protocol):
     def batch(self, step: int, shard_index: int, shard_count: int) -> Batch:
         """The batch of part `shard_index` of `shard_count` in `step`."""
 
+    def position(self, step: int, shard_count: int) -> dict[str, float]:
+        """Where the data stands before `step`."""
+
+
+Sampler: TypeAlias = Callable[[CM3ForCausalLM], dict[str, Image.Image]]
+
 
 class TokenTask:
     """A `TrainingTask` over token batches.
 
-    objective: the model with its loss; loader: the training batches; held_out: batches for `evaluate`, each looked at once.
+    objective: the model with its loss; loader: the training batches; held_out: batches for `evaluate`, each looked at once;
+    sampler: draws pictures with the model after every evaluation (name → picture); context: tokens that attention looks at
+    around a token, for the cost of one (default: half a row of the model's longest).
     """
 
-    def __init__(self, objective: TokenObjective, loader: BatchSource, held_out: Sequence[Batch] = ()) -> None:
+    def __init__(
+        self,
+        objective: TokenObjective,
+        loader: BatchSource,
+        held_out: Sequence[Batch] = (),
+        sampler: Sampler | None = None,
+        context: float | None = None,
+    ) -> None:
         self.modules: dict[str, nn.Module] = {"objective": objective}
-        self.loader, self.held_out = loader, list(held_out)
+        self.loader, self.held_out, self._sampler = loader, list(held_out), sampler
+        self._model = objective.model
+        self._cost = flops_per_token(objective.model.config, int(context or objective.model.config.max_position_embeddings))
 
     def parameter_groups(self) -> dict[str, list[dict[str, Any]]]:
         """One optimizer for all parameters; no weight decay on vectors."""
@@ -46,10 +67,23 @@ class TokenTask:
         """The weighted mean token loss, with bits per token by modality and the number of tokens."""
         result = self.modules["objective"](batch)
         tokens = (batch.document_ids > 0).sum()
-        return result.loss, {"weight": result.weight, "tokens": tokens, **bits_by_modality([result])}
+        return result.loss, {"weight": result.weight, "tokens": tokens, **bits_ratios(result)}
 
     def evaluate(self) -> dict[str, float]:
         """Held-out bits per token by modality; nothing without held-out batches."""
         if not self.held_out:
             return {}
         return bits_by_modality([self.modules["objective"](batch) for batch in self.held_out])
+
+    def pictures(self) -> dict[str, Image.Image]:
+        """What the sampler draws; nothing without one, nor from sharded weights, which only whole steps gather."""
+        sharded = any(is_sharded(parameter) for parameter in self._model.parameters())
+        return {} if self._sampler is None or sharded else self._sampler(self._model)
+
+    def flops_per_token(self) -> float:
+        """Operations for one token by arithmetic on the configuration (`cm3.model.counting`)."""
+        return self._cost
+
+    def position(self, step: int, shards: int) -> dict[str, float]:
+        """Documents seen, and how many times the data."""
+        return self.loader.position(step, shards)

@@ -66,6 +66,11 @@ class SequenceLoader:
         rows = [self.documents(number) for number in range(first, first + self.config.batch_size)]
         return collate(rows, self.config.row_length, self.vocab.pad_id)
 
+    def position(self, step: int, shard_count: int = 1) -> dict[str, float]:
+        """Where the data stands before `step`: "documents" seen, and "epoch" (of the source that is farthest, in a mixture)."""
+        documents, epochs = self.plan.position(step * shard_count * self.config.batch_size)
+        return {"documents": float(documents), "epoch": max(epochs)}
+
     def documents(self, row: int) -> list[TokenizedDocument]:
         """The training sequences of one row, the objective applied."""
         rng = numpy_generator(self.seed, "objective", row)

@@ -100,6 +100,20 @@ class RowPlan:
             self._rows_before.append(self._rows_before[-1] + len(rows))
         return self._rows_before[window]
 
+    def position(self, row: int) -> tuple[int, list[float]]:
+        """How many documents stand in the rows before `row`, and how many epochs of each source that is, about."""
+        self.row(row)
+        window = bisect_right(self._rows_before, row) - 1
+        rows = self._window(window)[1][: row - self._rows_before[window]]
+        documents = self._size * window + sum(len(members) for members in rows)
+        taken = self._mixture.taken(documents).tolist()
+        return documents, [count / len(stream.usable) for count, stream in zip(taken, self.streams)]
+
+    def mean_context(self) -> float:
+        """Length of the document around a token, on average over the first window: what attention looks at, twice."""
+        lengths = self._window(0)[0][:, 4]
+        return float((lengths**2).sum() / lengths.sum())
+
     def _make_window(self, window: int) -> tuple[np.ndarray, list[list[int]]]:
         """The documents of a window, (W, 5) int64: the fields of `Entry` and the reserved length; and its rows."""
         rng = numpy_generator(self._seed, "rows", window)

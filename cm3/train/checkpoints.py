@@ -2,6 +2,7 @@
 
 A folder holds the tensors of `RunState` as safetensors and a `state.json` (step, seconds, configuration, torch version,
 thread and process count). No pickle. The newest one that verifies wins; a damaged one is named, skipped and left in place.
+Sharded runs write one file per process and table, and any number of processes reads them again (`cm3.train.tensor_files`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import os
 import re
 import shutil
 import warnings
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +20,26 @@ import torch
 
 from cm3.core.artefact import MANIFEST, read_json, storage_errors, sweep, verify, write_json, writing
 from cm3.core.errors import ArtefactError, StorageError
+from cm3.train.background import BackgroundWriter
 from cm3.train.config import TrainConfig
 from cm3.train.crashpoints import crash_point
-from cm3.train.state import RunState
+from cm3.train.processes import agreed, is_main_process, process_count
+from cm3.train.sharding import is_sharded, local
+from cm3.train.state import RunState, Tensors
+from cm3.train.tensor_files import Part, write_tensors
 
 KIND = "checkpoint"
 _NAME = re.compile(r"step-(\d{8,})")
-_HABITS = {"checkpoint_every", "keep_checkpoints", "eval_every", "log_every", "tensorboard"}
+_HABITS = {"checkpoint_every", "keep_checkpoints", "eval_every", "log_every", "tensorboard", "wandb", "async_save", "peak_tflops"}
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What one checkpoint will hold: the step, tables of tensors (file stem → name → tensor), and the text of state.json."""
+
+    step: int
+    tables: dict[str, Tensors]
+    description: dict[str, Any]
 
 
 class Checkpoints:
@@ -32,34 +48,67 @@ class Checkpoints:
     def __init__(self, run_dir: Path, keep: int) -> None:
         self.folder = run_dir / "checkpoints"
         self.keep = keep
+        self.background = BackgroundWriter()
 
     def paths(self) -> dict[int, Path]:
         """Step → folder, oldest first; nothing is verified."""
         found = {int(match[1]): path for path in self.folder.glob("step-*") if (match := _NAME.fullmatch(path.name))}
         return dict(sorted(found.items()))
 
-    def save(self, state: RunState, config: TrainConfig, processes: int) -> Path:
-        """Write the checkpoint of `state.step`, then remove those that `keep` no longer covers.
+    def save(self, state: RunState, config: TrainConfig, processes: int) -> None:
+        """Write the checkpoint of `state.step`, then remove those that `keep` no longer covers. Called on every process.
 
-        Raises `StorageError` when it does not fit on the disk; what stood before then still stands.
+        With `config.async_save` a copy is written while training goes on; the call first waits for the one before. Raises
+        `StorageError` when it does not fit on the disk; what stood before then still stands.
         """
-        path = self.folder / f"step-{state.step:08d}"
-        with storage_errors(path):
-            self.folder.mkdir(parents=True, exist_ok=True)
-        if path.is_dir() and not (path / MANIFEST).is_file():  # a damaged one, or `writing` would not take its place
-            shutil.rmtree(path, ignore_errors=True)
-        _require_space(path, state)
-        with writing(path, kind=KIND, provenance={"step": state.step}) as folder:
-            crash_point("save-started", state.step)
-            state.write_modules(folder)
-            crash_point("modules-written", state.step)
-            state.write_optimizers(folder)
-            crash_point("optimizers-written", state.step)
-            write_json(folder / "state.json", _describe(state, config, processes))
-            crash_point("state-written", state.step)
-        crash_point("save-done", state.step)
-        self._retire(state.step)
-        crash_point("retained", state.step)
+        snapshot = Snapshot(state.step, state.tables(), _describe(state, config, processes))
+        if config.sharding == "full" and process_count() > 1:
+            self._write_together(snapshot)
+        elif config.async_save:
+            self.background.wait()
+            if is_main_process():
+                copied = Snapshot(snapshot.step, _copied(snapshot.tables), snapshot.description)
+                self.background.start(lambda: self._write(copied))
+        else:
+            agreed(lambda: self._write(snapshot) if is_main_process() else None)
+
+    def _write(self, snapshot: Snapshot) -> None:
+        """Write `snapshot` alone."""
+        path = self._place(snapshot)
+        with writing(path, kind=KIND, provenance={"step": snapshot.step}) as folder:
+            crash_point("save-started", snapshot.step)
+            _write_tables(snapshot, folder, Part())
+            write_json(folder / "state.json", snapshot.description)
+            crash_point("state-written", snapshot.step)
+        crash_point("save-done", snapshot.step)
+        self._retire(snapshot.step)
+        crash_point("retained", snapshot.step)
+
+    def _write_together(self, snapshot: Snapshot) -> None:
+        """Write `snapshot` with all processes, each its own rows; all of them fail when one does."""
+        main = is_main_process()
+        with ExitStack() as stack:
+
+            def begin() -> Path | None:
+                place = self._place(snapshot)
+                return stack.enter_context(writing(place, KIND, {"step": snapshot.step})) if main else None
+
+            folder = Path(agreed(begin))
+            part = Part(torch.distributed.get_rank(), torch.distributed.get_world_size())
+            agreed(lambda: _write_tables(snapshot, folder, part))
+            agreed(lambda: write_json(folder / "state.json", snapshot.description) if main else None)
+            agreed(stack.close)
+        agreed(lambda: self._retire(snapshot.step) if main else None)
+
+    def _place(self, snapshot: Snapshot) -> Path:
+        """Where it goes, once there is room for it."""
+        path = self.folder / f"step-{snapshot.step:08d}"
+        if is_main_process():
+            with storage_errors(path):
+                self.folder.mkdir(parents=True, exist_ok=True)
+            if path.is_dir() and not (path / MANIFEST).is_file():  # a damaged one, or `writing` would not take its place
+                shutil.rmtree(path, ignore_errors=True)
+            _require_space(path, snapshot.tables)
         return path
 
     def resume(self, state: RunState, config: TrainConfig, processes: int) -> Path | None:
@@ -111,7 +160,7 @@ def _describe(state: RunState, config: TrainConfig, processes: int) -> dict[str,
 
 def _warn_differences(path: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
     """Results differ in the last bits with another torch or thread count, and altogether with other settings: say so."""
-    settings = set(now["config"]) | set(saved["config"])
+    settings = set(now["config"]) & set(saved["config"])  # what an older version did not know had no effect
     changed = {f"config.{key}": (saved["config"].get(key), now["config"].get(key)) for key in settings - _HABITS}
     changed |= {key: (saved.get(key), now[key]) for key in ("torch", "threads", "processes")}
     differences = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in sorted(changed.items()) if old != new)
@@ -119,12 +168,36 @@ def _warn_differences(path: Path, saved: dict[str, Any], now: dict[str, Any]) ->
         warnings.warn(f"continuing {path.name} is not bit-identical to an uninterrupted run: {differences}", stacklevel=3)
 
 
-def _require_space(path: Path, state: RunState) -> None:
+def _write_tables(snapshot: Snapshot, folder: Path, part: Part) -> None:
+    for stem, tensors in snapshot.tables.items():
+        if stem.startswith("optimizer-"):
+            crash_point("modules-written", snapshot.step)
+        write_tensors(part.path(folder, stem), tensors, first=part.index == 0)
+    crash_point("optimizers-written", snapshot.step)
+
+
+def _copied(tables: dict[str, Tensors]) -> dict[str, Tensors]:
+    """A copy on the CPU that training does not touch; tensors that are one and the same stay so."""
+    copies: dict[tuple[object, ...], torch.Tensor] = {}
+
+    def copy(tensor: torch.Tensor) -> torch.Tensor:
+        identity = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else (id(tensor),)
+        if identity not in copies:
+            copies[identity] = tensor.detach().to("cpu", copy=True)
+        return copies[identity]
+
+    return {stem: {name: copy(tensor) for name, tensor in tensors.items()} for stem, tensors in tables.items()}
+
+
+def _require_space(path: Path, tables: dict[str, Tensors]) -> None:
     """Refuse before writing when the checkpoint cannot fit: libraries report a full disk late and misleadingly."""
-    tensors = [tensor for name in state.modules for tensor in state.module_tensors(name).values()]
-    tensors += [tensor for name in state.optimizers for tensor in state.optimizer_tensors(name).values()]
-    tensors += list(state.ema.average.values()) if state.ema is not None else []
-    need = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    held = [local(tensor) for tensors in tables.values() for tensor in tensors.values()]
+    need = sum(tensor.numel() * tensor.element_size() for tensor in held) * _holders(tables)
     free = shutil.disk_usage(path.parent).free
     if need > free:
         raise StorageError(f"no space to write {path}: it needs {need:,} bytes, {free:,} are free; free some")
+
+
+def _holders(tables: dict[str, Tensors]) -> int:
+    """How many processes hold a part of the tables."""
+    return process_count() if any(is_sharded(tensor) for tensors in tables.values() for tensor in tensors.values()) else 1

@@ -23,9 +23,13 @@ class TrainConfig(RunConfig):
     Averaging: `ema_decay` keeps an exponential moving average of the weights, which evaluation then uses.
     Numbers: `precision` "auto" is bf16 autocast on a GPU and fp32 on a CPU (where bf16 is about 100 times slower);
     `compile` runs every trained module through torch.compile; `device` "cpu" ignores a GPU.
+    Memory: `activation_checkpointing` keeps only the inputs of every block and computes the rest again in the backward pass;
+    `sharding` "full" spreads weights, gradients and optimizer states over all processes (FSDP2), "none" gives each a copy (DDP).
     Habits: save every `checkpoint_every` steps (0: only at the end or when stopped) and keep the newest `keep_checkpoints`;
-    evaluate every `eval_every` steps (0: only at the end); log a record every `log_every` steps; `tensorboard` also writes
-    TensorBoard events when that package is installed.
+    evaluate every `eval_every` steps (0: only at the end); log a record every `log_every` steps; `async_save` writes checkpoints
+    from a copy while training goes on; `tensorboard` also writes TensorBoard events when that package is installed, `wandb` names
+    the Weights & Biases project to log to (that package must be installed).
+    `peak_tflops`: what one device can do at most, for model FLOP utilization (None: known for common GPUs).
     """
 
     steps: int = Field(1000, ge=1)
@@ -48,12 +52,23 @@ class TrainConfig(RunConfig):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
     device: Literal["auto", "cpu"] = "auto"
+    activation_checkpointing: bool = False
+    sharding: Literal["none", "full"] = "none"
 
     checkpoint_every: int = Field(500, ge=0)
     keep_checkpoints: int = Field(2, ge=1)
     eval_every: int = Field(0, ge=0)
     log_every: int = Field(10, ge=1)
+    async_save: bool = False
     tensorboard: bool = True
+    wandb: str | None = None
+    peak_tflops: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _one_way_of_saving(self) -> TrainConfig:
+        if self.async_save and self.sharding == "full":
+            raise ValueError("async_save copies the state of one process; it cannot be used with sharding = 'full'")
+        return self
 
     @model_validator(mode="after")
     def _betas_below_one(self) -> TrainConfig:

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from cm3.train.sharding import is_sharded, local
+
 
 def ema_decay_at(step: int, decay: float) -> float:
     """The decay after `step` updates (from 1): grows as (1 + step) / (10 + step) up to `decay`."""
@@ -29,7 +31,8 @@ class EMA:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move the averages towards the live weights after update number `step` (from 1)."""
-        torch._foreach_lerp_(list(self.average.values()), list(self._live.values()), 1.0 - ema_decay_at(step, self.decay))
+        averages, live = ([local(tensor) for tensor in side.values()] for side in (self.average, self._live))
+        torch._foreach_lerp_(averages, live, 1.0 - ema_decay_at(step, self.decay))
 
     @torch.no_grad()
     def load(self, average: Mapping[str, Tensor]) -> None:
@@ -39,7 +42,7 @@ class EMA:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Exchange live and averaged weights for the block (storages are exchanged, nothing is copied)."""
+        """Exchange live and averaged weights for the block (storages are exchanged; sharded weights are copied)."""
         self._exchange()
         try:
             yield
@@ -48,4 +51,10 @@ class EMA:
 
     def _exchange(self) -> None:
         for name, parameter in self._live.items():
-            parameter.data, self.average[name] = self.average[name], parameter.data
+            if is_sharded(parameter):  # its storage belongs to the sharding, so the numbers move
+                mine, other = local(parameter.detach()), local(self.average[name])
+                kept = mine.clone()
+                mine.copy_(other)
+                other.copy_(kept)
+            else:
+                parameter.data, self.average[name] = self.average[name], parameter.data

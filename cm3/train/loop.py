@@ -32,11 +32,14 @@ from cm3.train.nonfinite import nonfinite_error
 from cm3.train.optimizers import NamedOptimizer
 from cm3.train.placement import modes, place_modules, to_device
 from cm3.train.precision import autocast, autocast_dtype
+from cm3.train.processes import agreed
+from cm3.train.rates import peak_flops, rates
 from cm3.train.runlock import run_lock
 from cm3.train.schedules import learning_rate_factor
+from cm3.train.sharding import released, whole
 from cm3.train.signals import StopSignals, stop_signals
 from cm3.train.state import RunState, parameter_names, seed_globally
-from cm3.train.task import PictureTask, Shard, TrainingTask
+from cm3.train.task import MeasuredTask, PictureTask, Shard, TrainingTask
 from cm3.train.update import Updater
 
 
@@ -69,16 +72,18 @@ def train(task: TrainingTask, config: TrainConfig, run_dir: Path | str, label: s
     run_dir = Path(run_dir)
     accelerator = Accelerator(cpu=config.device == "cpu")
     with ExitStack() as stack:
-        stack.enter_context(run_lock(run_dir) if accelerator.is_main_process else nullcontext())
+        agreed(lambda: stack.enter_context(run_lock(run_dir)) if accelerator.is_main_process else None)
         stop = stack.enter_context(stop_signals())
         run = _Run(task, config, run_dir, accelerator, stop)
+        stack.callback(run.checkpoints.background.wait)
         log = stack.enter_context(run.log)
-        bar = stack.enter_context(progress(config.steps, label, initial=run.state.step))
+        bar = stack.enter_context(progress(config.steps, label, initial=run.state.step, silent=not accelerator.is_main_process))
         stack.enter_context(modes(task.modules, training=True))
         run.evaluate_if_due()
         while run.state.step < config.steps:
             run.one_step(bar)
             run.after_step()
+            run.checkpoints.background.raise_failure()
         run.leave_if_stopped()
         return TrainResult(run.state.step, log.history, run.state.seconds, run.averages())
 
@@ -91,7 +96,7 @@ class _Run:
     ) -> None:
         self.task, self.config, self.run_dir, self.accelerator, self.stop = task, config, run_dir, accelerator, stop
         self.device, self.dtype = accelerator.device, autocast_dtype(config.precision, accelerator.device)
-        modules = place_modules(task, accelerator, config.compile)
+        modules = place_modules(task, accelerator, config)
         names = parameter_names(modules)
         optimizers = {name: NamedOptimizer(name, groups, config) for name, groups in task.parameter_groups().items()}
         self.main = next(iter(optimizers))
@@ -100,13 +105,15 @@ class _Run:
             ema = EMA({names[parameter]: parameter for parameter in optimizers[self.main].parameters}, config.ema_decay)
         self.state = RunState(modules, optimizers, ema)
         self.checkpoints = Checkpoints(run_dir, config.keep_checkpoints)
-        self.checkpoints.resume(self.state, config, accelerator.num_processes)
+        agreed(lambda: self.checkpoints.resume(self.state, config, accelerator.num_processes))
         crash_point("resumed", self.state.step)
-        self.log = RunLog(run_dir, self.state.step, accelerator.is_main_process, config.tensorboard)
+        self.log = RunLog(run_dir, self.state.step, accelerator.is_main_process, config.tensorboard, config.wandb)
         self.meter = Meter()
         trained = [parameter for parameter in names if parameter.requires_grad]
         self.updater = Updater(task, accelerator, self.dtype, trained, self.meter)
         self._window_started = self.state.seconds
+        peak = peak_flops(self.device, config.peak_tflops)
+        self._peak = None if peak is None else peak * accelerator.num_processes
 
     def one_step(self, bar: Progress) -> None:
         """One update of every optimizer."""
@@ -167,7 +174,7 @@ class _Run:
         by_module: dict[str, dict[str, Tensor]] = {name: {} for name in self.state.modules}
         for full_name, tensor in self.state.ema.average.items():
             module, _, name = full_name.partition("/")
-            by_module[module][name] = tensor.detach().clone()
+            by_module[module][name] = whole(tensor.detach()).clone()
         return {name: tensors for name, tensors in by_module.items() if tensors}
 
     def _batches(self, step: int) -> Mapping[Shard, Any]:
@@ -183,8 +190,13 @@ class _Run:
     def _write_record(self) -> None:
         seconds = max(self.state.seconds - self._window_started, 1e-9)
         figures = self.meter.collect(self.accelerator)
+        measured = self.task if isinstance(self.task, MeasuredTask) else None
         if (tokens := figures.pop("tokens", None)) is not None:
-            figures["tokens_per_s"] = tokens / seconds
+            figures |= rates(tokens, seconds, measured.flops_per_token() if measured else None, self._peak)
+        if measured is not None:
+            figures |= measured.position(self.state.step, self.config.accumulation_steps * self.accelerator.num_processes)
+        if self.device.type == "cuda":
+            figures["peak_memory_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
         self._window_started = self.state.seconds
         self.log.write("train", self.state.step, self.state.seconds, figures)
         crash_point("logged", self.state.step)
@@ -192,7 +204,8 @@ class _Run:
     def _evaluate(self) -> None:
         averaged = self.state.ema.applied() if self.state.ema is not None else nullcontext()
         seed_globally(self.device, self.config.seed, "evaluate", self.state.step, self.accelerator.process_index)
-        with averaged, modes(self.task.modules, training=False), torch.no_grad(), autocast(self.dtype, self.device):
+        frozen = modes(self.task.modules, training=False)
+        with averaged, released(self.task.modules.values()), frozen, torch.no_grad(), autocast(self.dtype, self.device):
             outcome = self.stop.interruptible(self._look)
         if outcome is None:
             return
@@ -205,9 +218,7 @@ class _Run:
         return self.task.evaluate(), self.task.pictures() if isinstance(self.task, PictureTask) else {}
 
     def _save(self) -> None:
-        if self.accelerator.is_main_process:
-            self.checkpoints.save(self.state, self.config, self.accelerator.num_processes)
-        self.accelerator.wait_for_everyone()
+        self.checkpoints.save(self.state, self.config, self.accelerator.num_processes)
 
     def _stopping(self) -> bool:
         """Whether any process was asked to stop."""

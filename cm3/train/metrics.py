@@ -6,6 +6,7 @@ lines behind the resumed step are dropped, so the file reads like that of an uni
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections import defaultdict
@@ -21,7 +22,8 @@ from PIL import Image
 from torch import Tensor
 
 from cm3.core.artefact import storage_errors, write_text
-from cm3.train.task import Metrics
+from cm3.core.errors import UsageError
+from cm3.train.task import Metrics, Ratio
 
 Record = dict[str, Any]
 
@@ -30,27 +32,28 @@ class Meter:
     """Weighted means of metrics since the last record; tensors stay on their device until then."""
 
     def __init__(self) -> None:
-        self._values: dict[str, list[Tensor | float]] = defaultdict(list)
+        self._totals: dict[str, list[Tensor | float]] = defaultdict(list)
         self._weights: dict[str, list[Tensor | float]] = defaultdict(list)
 
     def add(self, metrics: Metrics, weight: Tensor | float = 1.0, prefix: str = "") -> None:
         """Remember one micro-batch's `metrics`, which count `weight`."""
         for name, value in metrics.items():
-            self._values[prefix + name].append(value.detach() if isinstance(value, Tensor) else value)
-            self._weights[prefix + name].append(weight)
+            value = value if isinstance(value, Ratio) else Ratio(value, weight)
+            exact = isinstance(metrics[name], Ratio) or name == "tokens"
+            total = value.total.detach() if isinstance(value.total, Tensor) else value.total
+            self._totals[prefix + name].append(total if exact else total * value.count)
+            self._weights[prefix + name].append(value.count)
 
     def collect(self, accelerator: Accelerator) -> dict[str, float]:
         """The means over everything added, on all processes, and start over. Every process must have added the same names.
 
-        "tokens" is a count, not a measurement: it is summed.
+        "tokens" is a count, not a measurement: it is summed. A `Ratio` is the sum of its totals over the sum of its counts.
         """
-        names = sorted(self._values)
+        names = sorted(self._totals)
         sums = torch.zeros(len(names), 2, dtype=torch.float64)  # (names, [weighted sum, weight])
         for row, name in enumerate(names):
-            values, weights = _stack(self._values[name]), _stack(self._weights[name])  # (n,), (n,)
-            sums[row, 0] = values.sum() if name == "tokens" else (values * weights).sum()
-            sums[row, 1] = weights.sum()
-        self._values.clear()
+            sums[row, 0], sums[row, 1] = _stack(self._totals[name]).sum(), _stack(self._weights[name]).sum()
+        self._totals.clear()
         self._weights.clear()
         if accelerator.num_processes > 1:
             # gloo and NCCL both reduce float32 everywhere; float64 is missing on some accelerators
@@ -65,13 +68,15 @@ class Meter:
 class RunLog:
     """Writes the records of one run; `history` holds all of them, earlier restarts included. Only `main` writes."""
 
-    def __init__(self, run_dir: Path, step: int, main: bool, tensorboard: bool) -> None:
+    def __init__(self, run_dir: Path, step: int, main: bool, tensorboard: bool, wandb: str | None = None) -> None:
         self._run_dir, self._main = run_dir, main
         self.path = run_dir / "metrics.jsonl"
         self.history = [record for record in read_records(self.path) if record["step"] <= step]
         self._stack = ExitStack()
         self._board: Any = None
+        self._wandb: Any = None
         if main:
+            self._wandb = _wandb_run(run_dir, wandb) if wandb else None
             text = "".join(json.dumps(record) + "\n" for record in self.history)
             write_text(self.path, text)
             with storage_errors(self.path):
@@ -92,6 +97,8 @@ class RunLog:
             for name, value in shown.items():
                 if value is not None:
                     self._board.add_scalar(f"{kind}/{name}", value, step)
+        if self._wandb is not None:
+            self._wandb.log({f"{kind}/{name}": value for name, value in shown.items() if value is not None}, step=step)
 
     def write_pictures(self, step: int, pictures: Mapping[str, Image.Image]) -> None:
         """Save pictures as `RUN/pictures/step-XXXXXXXX-NAME.png`, and as TensorBoard events."""
@@ -110,6 +117,8 @@ class RunLog:
         self._stack.close()
         if self._board is not None:
             self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
 
     def __enter__(self) -> RunLog:
         return self
@@ -143,3 +152,13 @@ def _tensorboard_writer(run_dir: Path, step: int) -> Any:
     except ImportError:
         return None
     return SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1)
+
+
+def _wandb_run(run_dir: Path, project: str) -> Any:
+    """The Weights & Biases run of this run folder: the same one after a restart. Raises `UsageError` without the package."""
+    try:
+        import wandb
+    except ImportError:
+        raise UsageError(f"train.wandb is {project!r}, but wandb is not installed: `pip install wandb`, or unset it") from None
+    identity = hashlib.sha256(str(run_dir.resolve()).encode()).hexdigest()[:16]
+    return wandb.init(project=project, id=identity, name=run_dir.name, resume="allow", dir=str(run_dir))

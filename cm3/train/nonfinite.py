@@ -18,6 +18,8 @@ from torch import Tensor
 from cm3.core.artefact import write_json
 from cm3.core.errors import NonFiniteError
 from cm3.train.optimizers import NamedOptimizer
+from cm3.train.processes import is_main_process
+from cm3.train.sharding import local
 from cm3.train.state import RunState
 from cm3.train.task import Shard
 from cm3.train.update import Measured
@@ -27,8 +29,9 @@ def nonfinite_error(
     run_dir: Path, state: RunState, optimizer: NamedOptimizer, measured: Measured, shards: Mapping[Shard, Any], seed: int
 ) -> NonFiniteError:
     """Write the replay file and return the error to raise. `shards` are this process's batches of the step."""
-    path = run_dir / f"nonfinite-step-{state.step:08d}.json"
-    bad = [state.names[p] for p in optimizer.parameters if p.grad is not None and not torch.isfinite(p.grad).all()]
+    rank = "" if is_main_process() else f"-process-{next(iter(shards)).index}"
+    path = run_dir / f"nonfinite-step-{state.step:08d}{rank}.json"
+    bad = [state.names[p] for p in optimizer.parameters if p.grad is not None and not torch.isfinite(local(p.grad)).all()]
     replay = {
         "step": state.step,
         "seed": seed,

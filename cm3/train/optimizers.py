@@ -16,6 +16,7 @@ from torch.optim import AdamW, Optimizer
 
 from cm3.core.errors import UsageError
 from cm3.train.config import TrainConfig
+from cm3.train.sharding import placed_like, whole
 
 _NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _NS_STEPS = 5
@@ -76,7 +77,8 @@ class Muon(Optimizer):
                 nesterov = parameter.grad.lerp(momentum, group["momentum"])
                 size = 0.2 * max(parameter.shape) ** 0.5  # the root mean square of AdamW's updates is about 0.2
                 parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
-                parameter.add_(orthogonalize(nesterov).to(parameter.dtype), alpha=-group["lr"] * size)
+                update = orthogonalize(whole(nesterov)).to(parameter.dtype)  # needs the complete matrix, on every process
+                parameter.add_(placed_like(parameter, update), alpha=-group["lr"] * size)
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:

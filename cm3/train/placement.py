@@ -11,17 +11,45 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from cm3.core.errors import UsageError
+from cm3.train.config import TrainConfig
+from cm3.train.sharding import shard
 from cm3.train.task import TrainingTask
 
 
-def place_modules(task: TrainingTask, accelerator: Accelerator, compile_modules: bool) -> dict[str, nn.Module]:
-    """Move, compile and wrap the task's modules in place; returns the unwrapped ones, whose state has plain names."""
+def place_modules(task: TrainingTask, accelerator: Accelerator, config: TrainConfig) -> dict[str, nn.Module]:
+    """Move, checkpoint, compile and wrap (or shard) the task's modules in place; returns those whose state has plain names.
+
+    Raises `UsageError` for activation checkpointing when no module knows how.
+    """
     plain = dict(task.modules)
+    if config.activation_checkpointing:
+        _checkpoint_activations(plain)
     for name, module in plain.items():
-        if compile_modules and is_trained(module):
+        sharded = config.sharding == "full" and accelerator.num_processes > 1 and is_trained(module)
+        if sharded:
+            shard(module, accelerator.device)
+        if config.compile and is_trained(module):
             module.compile()  # in place: state_dict keeps its names
-        task.modules[name] = accelerator.prepare(module)
+        task.modules[name] = module if sharded else accelerator.prepare(module)
     return plain
+
+
+def _checkpoint_activations(modules: Mapping[str, nn.Module]) -> None:
+    """Keep only the inputs of every block and compute the rest again in the backward pass (Chen et al., arXiv:1604.06174)."""
+    able = [part for module in modules.values() if is_trained(module) for part in module.modules() if _can_checkpoint(part)]
+    if not able:
+        raise UsageError("train.activation_checkpointing is set, but no module of this run supports it; unset it")
+    for part in able:
+        if hasattr(part, "activation_checkpointing_enable"):  # the newer name
+            part.activation_checkpointing_enable({"use_reentrant": False})
+        else:
+            part.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def _can_checkpoint(part: nn.Module) -> bool:
+    """Whether `part` is a transformers model with blocks that can be computed again."""
+    return bool(getattr(part, "supports_gradient_checkpointing", False)) and hasattr(part, "gradient_checkpointing_enable")
 
 
 def is_trained(module: nn.Module) -> bool:

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cm3.core.errors import ArtefactError, UsageError
 from cm3.core.seeding import derive_seed
 from cm3.train.ema import EMA
 from cm3.train.optimizers import NamedOptimizer
+from cm3.train.sharding import is_sharded
+from cm3.train.tensor_files import TensorTable
 
 Tensors = dict[str, Tensor]
 
@@ -56,39 +56,38 @@ class RunState:
         state = self.optimizers[name].state()
         return {f"{self.names[parameter]}/{key}": value for parameter, entry in state.items() for key, value in entry.items()}
 
-    def write_modules(self, folder: Path) -> None:
-        """Write `module-NAME.safetensors` for every module."""
-        for name in self.modules:
-            write_tensors(folder / f"module-{name}.safetensors", self.module_tensors(name))
-
-    def write_optimizers(self, folder: Path) -> None:
-        """Write `optimizer-NAME.safetensors` for every optimizer, and `ema.safetensors` if there are averages."""
-        for name in self.optimizers:
-            write_tensors(folder / f"optimizer-{name}.safetensors", self.optimizer_tensors(name))
-        if self.ema is not None:
-            write_tensors(folder / "ema.safetensors", self.ema.average)
+    def tables(self) -> dict[str, Tensors]:
+        """File stem → tensors: "module-NAME" for every module, then "optimizer-NAME" for every optimizer, then "ema"."""
+        tables = {f"module-{name}": self.module_tensors(name) for name in self.modules}
+        tables |= {f"optimizer-{name}": self.optimizer_tensors(name) for name in self.optimizers}
+        return tables if self.ema is None else tables | {"ema": dict(self.ema.average)}
 
     def read(self, folder: Path) -> None:
         """Restore everything from a checkpoint folder. Raises `ArtefactError` when it was written by another model."""
         try:
             for name, module in self.modules.items():
-                module.load_state_dict(read_tensors(folder / f"module-{name}.safetensors"))
+                current = self.module_tensors(name)
+                table = TensorTable(folder, f"module-{name}")
+                module.load_state_dict({key: table.read_like(key, current.get(key)) for key in table.names()})
             for name in self.optimizers:
-                self._load_optimizer(name, read_tensors(folder / f"optimizer-{name}.safetensors"))
+                self._load_optimizer(name, TensorTable(folder, f"optimizer-{name}"))
             if self.ema is not None:
-                self.ema.load(read_tensors(folder / "ema.safetensors"))
+                table = TensorTable(folder, "ema")
+                self.ema.load({key: table.read_like(key, mine) for key, mine in self.ema.average.items()})
         except (FileNotFoundError, KeyError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise ArtefactError(
                 f"{folder} does not fit this run: {reason}; use the configuration it was made with, or another run folder"
             ) from error
 
-    def _load_optimizer(self, name: str, tensors: Tensors) -> None:
+    def _load_optimizer(self, name: str, table: TensorTable) -> None:
         parameters = {full_name: parameter for parameter, full_name in self.names.items()}
         state: dict[Tensor, Tensors] = {}
-        for key, value in tensors.items():
+        for key in table.names():
             full_name, _, entry = key.rpartition("/")
             parameter = parameters[full_name]
+            # a step count is one number however its parameter is cut; momenta have the parameter's shape
+            value = table.read_like(key, parameter if is_sharded(parameter) and entry != "step" else None)
             state.setdefault(parameter, {})[entry] = laid_out_like(parameter, value)
         self.optimizers[name].load_state(state)
 
@@ -104,39 +103,9 @@ def parameter_names(modules: Mapping[str, nn.Module]) -> dict[Tensor, str]:
 
 def laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
     """`value` on the parameter's device and, if it has the same shape, with the same strides (files are always contiguous)."""
-    if value.shape != parameter.shape:
+    if value.shape != parameter.shape or is_sharded(value):
         return value.to(parameter.device)
     return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write safetensors; tensors that are one and the same (tied weights) are written once, the other names kept as aliases."""
-    first: dict[tuple[object, ...], str] = {}
-    unique: Tensors = {}
-    aliases: dict[str, str] = {}
-    for name, tensor in tensors.items():
-        tensor = tensor.detach()
-        identity = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-        if tensor.numel() and (owner := first.setdefault(identity, name)) != name:
-            aliases[name] = owner
-        else:
-            unique[name] = _alone(tensor)
-    save_file(unique, path, metadata=aliases or None)
-
-
-def read_tensors(path: Path) -> Tensors:
-    """Read what `write_tensors` wrote."""
-    tensors = load_file(path)
-    with safe_open(path, framework="pt") as stream:
-        aliases = stream.metadata() or {}
-    return tensors | {name: tensors[owner] for name, owner in aliases.items()}
-
-
-def _alone(tensor: Tensor) -> Tensor:
-    """The tensor contiguous, on the CPU and the only one on its storage, as safetensors requires; copied only if it must be."""
-    tensor = tensor.cpu().contiguous()
-    whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-    return tensor if whole else tensor.clone()
 
 
 def seed_globally(device: torch.device, *keys: int | str) -> None:

@@ -16,7 +16,16 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 from PIL import Image
 from torch import Tensor, nn
 
-Metrics: TypeAlias = dict[str, Tensor | float]
+
+@dataclass(frozen=True)
+class Ratio:
+    """A metric that is a mean over something other than micro-batches: `total` over `count` (0-d tensors or numbers)."""
+
+    total: Tensor | float
+    count: Tensor | float
+
+
+Metrics: TypeAlias = dict[str, Tensor | float | Ratio]
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,7 @@ class TrainingTask(Protocol):
         """
 
     def loss(self, name: str, batch: Any, step: int) -> tuple[Tensor | None, Metrics]:
-        """Mean loss (0-d) of optimizer `name` on `batch`, and metrics (0-d tensors or numbers) to log.
+        """Mean loss (0-d) of optimizer `name` on `batch`, and metrics (0-d tensors, numbers, ratios), always of the same names.
 
         A loss of None skips this optimizer in this step. Reserved metrics: "weight" (see the module text) and "tokens",
         the number of tokens in the batch, which is logged as `tokens_per_s`.
@@ -64,3 +73,14 @@ class PictureTask(Protocol):
 
     def pictures(self) -> dict[str, Image.Image]:
         """Name (usable as a file name) → picture."""
+
+
+@runtime_checkable
+class MeasuredTask(Protocol):
+    """A task that knows what a token costs and where in the data a step stands: both go into the training records."""
+
+    def flops_per_token(self) -> float:
+        """Floating-point operations for one token, forward and backward."""
+
+    def position(self, step: int, shards: int) -> dict[str, float]:
+        """Where the data stands after `step` updates of `shards` micro-batches each, for example {"epoch": 1.25}."""

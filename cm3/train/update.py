@@ -15,11 +15,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from cm3.core.errors import UsageError
 from cm3.train.metrics import Meter
 from cm3.train.optimizers import NamedOptimizer
 from cm3.train.precision import autocast
+from cm3.train.sharding import whole
 from cm3.train.task import Metrics, TrainingTask
 
 
@@ -98,7 +100,7 @@ class Updater:
         if not (gradients := _gradients(optimizer)):
             raise UsageError(f"the loss of {optimizer.name!r} depends on none of its parameters; check the task's loss()")
         # per-tensor norms first: one pass over memory without a concatenated copy
-        stored_norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))).float()
+        stored_norm = whole(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))).float()
         loss, weight, norm = torch.cat([sums, stored_norm.reshape(1)]).tolist()
         if weight == 0.0:  # nothing in this step counts, so the gradient is zero
             return Measured(loss=0.0, gradient_norm=0.0 * norm, scale=0.0)
@@ -111,7 +113,11 @@ class Updater:
         with ExitStack() as stack:
             if not last and self.accelerator.num_processes > 1:
                 for module in self.task.modules.values():
-                    stack.enter_context(self.accelerator.no_sync(module))
+                    if not isinstance(module, FSDPModule):
+                        stack.enter_context(self.accelerator.no_sync(module))
+            for module in self.task.modules.values():
+                if isinstance(module, FSDPModule):
+                    module.set_requires_gradient_sync(last)
             yield
 
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 import cm3.model  # noqa: F401  (registers the model with transformers)
 from cm3.core import artefact
-from cm3.core.errors import ArtefactError
+from cm3.core.errors import ArtefactError, UsageError
 from cm3.core.runfile import load_run
 from cm3.core.seeding import numpy_generator
 from cm3.documents.document import Document, ImageSegment, TextSegment
+from cm3.model import CM3ForCausalLM
+from cm3.pretrain import estimate
 from cm3.pretrain.run import (
     CODEBOOK_FILE,
     NEIGHBORS_FILE,
@@ -25,6 +29,7 @@ from cm3.pretrain.run import (
     load_language_model,
     loss_curve,
     pretrain,
+    run_folder,
 )
 from cm3.sequences.shards import write_shards
 from cm3.tokens import BPETextTokenizer, DocumentTokenizer, vocab_for
@@ -127,3 +132,72 @@ def test_a_tokenizer_of_another_model_is_refused(parts: dict[str, str], tmp_path
         other.save(folder)
     with pytest.raises(ArtefactError, match="do not belong together"):
         load_language_model(tmp_path / "mixed")
+
+
+def test_records_say_how_fast_and_where_in_the_data(parts: dict[str, str]) -> None:
+    result = pretrain(config(parts, "train.steps=10", "train.log_every=5", "train.peak_tflops=0.001"))
+    record = [record for record in result.history if record["kind"] == "train"][-1]
+    assert record["model_tflops_per_s"] > 0
+    assert record["mfu"] == pytest.approx(record["model_tflops_per_s"] / 0.001)
+    assert record["documents"] > record["step"]
+    assert record["epoch"] == pytest.approx(record["documents"] / 64)
+    assert record["bits_per_text_token"] > 0
+    assert record["bits_per_image_token"] > 0
+
+
+def test_a_run_that_cannot_fit_is_refused_before_it_starts(parts: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "available_memory", lambda device: 2**20)
+    with pytest.raises(UsageError, match="1 MiB are free; choose a smaller"):
+        pretrain(config(parts))
+    assert not run_folder(Path(parts["out"])).exists()
+
+
+def test_activation_checkpointing_gives_the_same_weights(parts: dict[str, str], tmp_path: Path) -> None:
+    for name, setting in (("plain", "false"), ("recomputed", "true")):
+        pretrain(config({**parts, "out": str(tmp_path / name)}, "train.steps=3", f"train.activation_checkpointing={setting}"))
+    one, two = (load_language_model(tmp_path / name)[0].state_dict() for name in ("plain", "recomputed"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_pictures_are_drawn_after_every_evaluation(parts: dict[str, str]) -> None:
+    asked = []
+
+    def sampler(model: CM3ForCausalLM) -> dict[str, Image.Image]:
+        asked.append(model.training)
+        return {"samples": Image.new("RGB", (4, 4))}
+
+    run = config(parts, "train.steps=4", "train.eval_every=2")
+    pretrain(run, lambda vocab: sampler)
+    assert asked == [False, False]
+    names = [path.name for path in sorted((run_folder(run.out) / "pictures").iterdir())]
+    assert names == ["step-00000002-samples.png", "step-00000004-samples.png"]
+
+
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_two_processes_make_one_model(parts: dict[str, str], tmp_path: Path, on_two: Any, sharding: str) -> None:
+    """Each sees its share of the rows; one of them writes. Equal to one process that accumulates."""
+    settings = ("train.steps=4", "train.ema_decay=0.5", "loader.batch_size=2")
+    pretrain(config({**parts, "out": str(tmp_path / "alone")}, *settings, "train.accumulation_steps=2"))
+    shared = config({**parts, "out": str(tmp_path / "shared")}, *settings, f"train.sharding={sharding}")
+    assert on_two(lambda: pretrain(shared)) == [0, 0]
+    artefact.verify(tmp_path / "shared")
+    alone, together = (load_language_model(tmp_path / name)[0].state_dict() for name in ("alone", "shared"))
+    assert all(torch.allclose(alone[key], together[key], atol=1e-5) for key in alone)
+
+
+def test_mistakes_in_a_run_file_are_sentences(parts: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"loader.row_length=2048 .* max_position_embeddings=1024"):
+        pretrain(config(parts, "loader.row_length=2048"))
+    with pytest.raises(UsageError, match="model.overrides give no model: .*num_key_value_heads"):
+        pretrain(config(parts, "model.overrides={num_attention_heads = 3, num_key_value_heads = 2}"))
+    with pytest.raises(UsageError, match="unknown model field 'widht'"):
+        pretrain(config(parts, "model.overrides={widht = 3}"))
+    with pytest.raises(UsageError, match=r"'loss.image_weight'.*greater than or equal to 0"):
+        config(parts, "loss.image_weight=-1")
+    with pytest.raises(UsageError, match="async_save"):
+        config(parts, "train.async_save=true", "train.sharding=full")
+    for name, table in (("far", [[64]] * 64), ("flat", [1] * 64), ("real", [[0.5]] * 64)):
+        with artefact.writing(tmp_path / name, NEIGHBORS_KIND) as folder:
+            np.save(folder / NEIGHBORS_FILE, np.array(table))
+        with pytest.raises(ArtefactError, match="does not name documents"):
+            pretrain(config(parts, f"neighbors.table={tmp_path / name}"))

@@ -24,14 +24,33 @@ def documents_of(batch: Batch) -> list[list[int]]:
     return found
 
 
-def test_a_resumed_loader_gives_the_same_batches(corpus, vocab):
-    loader = SequenceLoader(corpus, vocab, CONFIG, seed=3)
-    wanted = [loader.batch(step) for step in range(60)]
+def test_over_fifty_random_stops_no_document_is_lost_or_doubled(corpus, vocab):
+    """A run that is killed and resumed at random steps, on changing numbers of processes, sees what an unbroken one sees."""
+    config = CONFIG.model_copy(update={"batch_size": 2})
+    whole = SequenceLoader(corpus, vocab, config, seed=3)
     rng = np.random.default_rng(0)
-    for stop in rng.integers(0, 60, 15).tolist():
-        resumed = SequenceLoader(corpus, vocab, CONFIG, seed=3)
-        assert all(same(resumed.batch(step), wanted[step]) for step in range(stop, min(stop + 2, 60)))
-    assert not same(SequenceLoader(corpus, vocab, CONFIG, seed=4).batch(0), wanted[0])
+    stops = np.unique(rng.integers(1, 140, 200))[:50].tolist()
+    assert len(stops) == 50
+    seen: Counter[str] = Counter()
+    step = 0
+    for stop in stops:
+        resumed = SequenceLoader(corpus, vocab, config, seed=3)  # a new process that knows only (seed, step)
+        for current in range(step, stop):
+            assert same(resumed.batch(current), whole.batch(current))
+            for row in range(2 * current, 2 * current + 2):
+                seen.update(document.id for document in resumed.documents(row))
+        step = stop
+    rows = range(2 * step)
+    assert seen == Counter(document.id for row in rows for document in whole.documents(row))
+    assert max(seen.values()) - min(seen.get(document.id, 0) for document in corpus) <= 1  # epochs are whole
+    assert not same(SequenceLoader(corpus, vocab, config, seed=4).batch(0), whole.batch(0))
+
+
+def test_position_counts_what_was_seen(corpus, vocab):
+    loader = SequenceLoader(corpus, vocab, CONFIG, seed=0)
+    for step, shards in ((0, 1), (3, 1), (7, 2)):
+        seen = sum(len(loader.documents(row)) for row in range(step * shards * CONFIG.batch_size))
+        assert loader.position(step, shards) == {"documents": seen, "epoch": seen / len(corpus)}
 
 
 def test_shards_of_a_step_are_the_rows_of_one_large_batch(corpus, vocab):

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from cm3.cli import run as main
 from cm3.core.errors import ArtefactError, InputError, UsageError
 from cm3.model.presets import create_model, preset
 from cm3.pipeline import CM3Pipeline
@@ -14,7 +15,7 @@ from cm3.tokens import BPETextTokenizer, DocumentTokenizer, vocab_for
 from cm3.train.config import TrainConfig
 from cm3.train.loop import TrainResult
 from sft.mixture import MixtureEntry
-from sft.train import SFTConfig, main, train
+from sft.train import SFTConfig, train
 from vqgan.config import VQConfig
 from vqgan.model import VQModel
 from vqgan.tokenizer import VQTokenizer
@@ -107,8 +108,8 @@ def test_the_command(config, tmp_path, capsys):
         loader = {{row_length = 64, batch_size = 2, window = 16}}
         train = {{steps = 2, device = "cpu", tensorboard = false}}
     """)
-    assert main([str(run_file), "train.steps=1"]) == 0
+    assert main(["sft", "train", str(run_file), "train.steps=1"]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "by_command")
-    assert main([str(run_file), "train.stepz=1"]) == 2
+    assert main(["sft", "train", str(run_file), "train.stepz=1"]) == 2
     assert "steps" in capsys.readouterr().err
-    assert main([]) == 2
+    assert main(["sft", "train"]) == 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,26 +116,6 @@ def random_state() -> Callable[[], tuple[bytes, bytes, str]]:
         return torch.get_rng_state().numpy().tobytes(), np.random.get_state()[1].tobytes(), repr(random.getstate())  # noqa: NPY002
 
     return read
-
-
-@pytest.fixture
-def in_child() -> Callable[..., int]:
-    """Run `work` in a forked process; returns its pid, or with wait=True its exit code (negative: the signal)."""
-
-    def run(work: Callable[[], object], wait: bool = True) -> int:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads around; the child only needs its own
-            pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                work()
-                code = 0
-            finally:
-                os._exit(code)
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) if wait else pid
-
-    return run
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from torch import nn
 
 from cm3.core.artefact import read_json, verify
 from cm3.core.errors import ArtefactError, StorageError, UsageError
-from cm3.train import state as state_module
+from cm3.train import tensor_files
 from cm3.train.checkpoints import Checkpoints
 from cm3.train.config import TrainConfig
 from cm3.train.crashpoints import CRASH_POINTS, require_known_crash_point
@@ -139,7 +139,7 @@ def test_retention_never_removes_the_newest_good_one(tmp_path, small_state, monk
         small_state.step = step
         if rng.random() < 0.3:
             with monkeypatch.context() as patch, pytest.raises(StorageError):
-                patch.setattr(state_module, "save_file", _full_disk)
+                patch.setattr(tensor_files, "save_file", _full_disk)
                 checkpoints.save(small_state, TrainConfig(), 1)
         elif expected and rng.random() < 0.15:
             shutil.rmtree(checkpoints.paths()[expected.pop(rng.randrange(len(expected)))])
@@ -169,7 +169,7 @@ def test_a_checkpoint_that_cannot_fit_is_refused_before_writing(tmp_path, small_
 def test_a_full_disk_keeps_the_old_checkpoint_and_leaves_no_stump(tmp_path, settings, train_quietly, tiny_task, monkeypatch):
     def full_from_step_five(step):
         if step == 5:
-            monkeypatch.setattr(state_module, "save_file", _full_disk)
+            monkeypatch.setattr(tensor_files, "save_file", _full_disk)
 
     with pytest.raises(StorageError, match="no space left"):
         train_quietly(tiny_task(full_from_step_five), settings(), tmp_path)

@@ -4,45 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
+import time
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
 from safetensors.torch import load_file
 
-from cm3.core.errors import Preempted
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def _as_rank(rank: int, port: int, work):
-    """`work` as process `rank` of two, as a launcher would start it."""
-
-    def run() -> None:
-        for state in (AcceleratorState, GradientState, PartialState):
-            state._reset_state()
-        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-        work()
-        torch.distributed.destroy_process_group()
-
-    return run
-
-
-@pytest.fixture
-def on_two(in_child):
-    """Run `work` in two connected processes; returns their exit codes."""
-
-    def run(work) -> list[int]:
-        port = _free_port()
-        pids = [in_child(_as_rank(rank, port, work), wait=False) for rank in range(2)]
-        return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
-
-    return run
+from cm3.core.artefact import verify
+from cm3.core.errors import Preempted, StorageError
+from cm3.train import checkpoints
 
 
 @pytest.fixture
@@ -85,3 +55,36 @@ def test_a_signal_to_one_process_stops_both_in_the_same_step(tmp_path, settings,
 
     assert on_two(work) == [0, 0]
     assert (tmp_path / "checkpoints" / "step-00000005").is_dir()
+
+
+def test_a_failure_of_one_process_ends_both(tmp_path, settings, train_quietly, plain_task, on_two):
+    """The disk is full for the process that writes; the other one, which would wait for it, raises the same error."""
+
+    def work():
+        with pytest.raises(StorageError, match="no room here"):
+            train_quietly(plain_task(), settings(), tmp_path)
+
+    class Full:
+        def __init__(self, *arguments, **options):
+            raise StorageError("no room here")
+
+    original, checkpoints.writing = checkpoints.writing, Full
+    try:
+        assert on_two(work) == [0, 0]
+    finally:
+        checkpoints.writing = original
+
+
+def test_a_killed_process_ends_the_other_within_half_a_minute(tmp_path, settings, train_quietly, plain_task, on_two):
+    class DiesInTheSecond(plain_task):
+        def batch(self, step, shard):
+            if (step, shard.index) == (4, 1):
+                os._exit(137)
+            return super().batch(step, shard)
+
+    started = time.monotonic()
+    codes = on_two(lambda: train_quietly(DiesInTheSecond(), settings(), tmp_path))
+    assert codes[1] == 137
+    assert codes[0] not in (0, 137)
+    assert time.monotonic() - started < 30
+    verify(tmp_path / "checkpoints" / "step-00000003")

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+from types import SimpleNamespace
 
+import pytest
 import torch
 from accelerate import Accelerator
 
+from cm3.core.errors import UsageError
 from cm3.train.metrics import Meter, RunLog, read_records
+from cm3.train.task import Ratio
 
 
 def test_meter_averages_by_weight_and_sums_tokens():
@@ -20,11 +25,37 @@ def test_meter_averages_by_weight_and_sums_tokens():
     assert meter.collect(accelerator) == {}
 
 
+def test_a_ratio_is_the_mean_over_what_it_counts():
+    meter, accelerator = Meter(), Accelerator(cpu=True)
+    meter.add({"bits": Ratio(torch.tensor(6.0), torch.tensor(2)), "none": Ratio(0.0, 0)}, weight=100.0)
+    meter.add({"bits": Ratio(1.0, 5), "none": Ratio(torch.tensor(0.0), 0.0)}, weight=1.0)
+    figures = meter.collect(accelerator)
+    assert figures["bits"] == 1.0
+    assert math.isnan(figures["none"])
+
+
+def test_weights_and_biases_gets_the_figures_of_every_record(tmp_path, monkeypatch):
+    """A stand-in for the package, which is not installed here."""
+    started, logged, finished = [], [], []
+    run = SimpleNamespace(log=lambda figures, step: logged.append((step, figures)), finish=lambda: finished.append(True))
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **options: started.append(options) or run))
+    for _ in range(2):
+        with RunLog(tmp_path, step=0, main=True, tensorboard=False, wandb="project") as log:
+            log.write("train", 1, 0.5, {"loss": 2.0, "bad": math.nan})
+    assert logged == [(1, {"train/loss": 2.0})] * 2
+    assert [options["project"] for options in started] == ["project"] * 2
+    assert started[0]["id"] == started[1]["id"]  # a restart goes on in the same place
+    assert finished == [True, True]
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UsageError, match="wandb is not installed"):
+        RunLog(tmp_path, step=0, main=True, tensorboard=False, wandb="project")
+
+
 def test_meter_keeps_no_graph():
     meter = Meter()
     loss = torch.ones(2, requires_grad=True).sum()
     meter.add({"loss": loss})
-    assert all(not value.requires_grad for value in meter._values["loss"])
+    assert all(not value.requires_grad for value in meter._totals["loss"])
 
 
 def test_records_behind_the_resumed_step_and_cut_lines_are_dropped(tmp_path):

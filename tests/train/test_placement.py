@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections import namedtuple
 from dataclasses import dataclass
+from types import SimpleNamespace
 
+import pytest
 import torch
 from accelerate import Accelerator
 from torch import nn
 
+from cm3.core.errors import UsageError
+from cm3.train.config import TrainConfig
 from cm3.train.placement import modes, place_modules, to_device
 
 Point = namedtuple("Point", "x y")
@@ -41,9 +45,31 @@ def test_modes_come_back_part_by_part():
     assert frozen[0].training
 
 
+def test_activation_checkpointing_reaches_the_models_that_can():
+    class Able(nn.Module):
+        supports_gradient_checkpointing = True
+        enabled = None
+
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+
+        def gradient_checkpointing_enable(self, options):
+            self.enabled = options
+
+    able, frozen = Able(), Able().requires_grad_(False)
+    task = SimpleNamespace(modules={"model": nn.Sequential(able), "judge": frozen, "other": nn.Linear(2, 2)})
+    place_modules(task, Accelerator(cpu=True), TrainConfig(activation_checkpointing=True))
+    assert able.enabled == {"use_reentrant": False}
+    assert frozen.enabled is None
+    with pytest.raises(UsageError, match="no module of this run supports it"):
+        task = SimpleNamespace(modules={"other": nn.Linear(2, 2)})
+        place_modules(task, Accelerator(cpu=True), TrainConfig(activation_checkpointing=True))
+
+
 def test_modules_keep_their_names_when_placed():
     class Task:
         modules = {"model": nn.Linear(2, 2)}  # noqa: RUF012
 
-    plain = place_modules(Task(), Accelerator(cpu=True), compile_modules=False)
+    plain = place_modules(Task(), Accelerator(cpu=True), TrainConfig())
     assert list(plain["model"].state_dict()) == ["weight", "bias"]

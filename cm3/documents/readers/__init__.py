@@ -23,7 +23,7 @@ from cm3.documents.reasons import RecordError, RejectReason
 from cm3.documents.records import ReadOptions, Record
 from cm3.documents.report import ReadReport
 
-__all__ = ["READERS", "detect_format", "read_documents"]
+__all__ = ["READERS", "account_records", "detect_format", "open_records", "read_documents"]
 
 READERS = Registry(
     "reader",
@@ -55,12 +55,20 @@ def read_documents(
     `UsageError` (unknown format name).
     """
     options = options or ReadOptions()
+    return account_records(open_records(source, format, options), options, report, str(source))
+
+
+def open_records(source: Path | str, format: str | None, options: ReadOptions) -> Iterator[Record]:
+    """The records of `source` in order, each still to be built; skipping one costs next to nothing. Raises as reading does."""
     find_records = READERS.get(format or detect_format(source))
     expand_source(source)  # a wrong path is an error now, not at the first document
-    return _account(find_records(source, options), options, report, str(source))
+    return find_records(source, options)
 
 
-def _account(records: Iterator[Record], options: ReadOptions, report: ReadReport | None, source: str) -> Iterator[Document]:
+def account_records(
+    records: Iterator[Record], options: ReadOptions, report: ReadReport | None, source: str
+) -> Iterator[Document]:
+    """Build `records` one by one, all of them or a part; `report` as in `read_documents`, `source` for messages."""
     kept = ReadReport() if report is None else report
     places: dict[str, str] = {}  # id → where it was first met
     for record in records:

@@ -1,0 +1,195 @@
+"""A training step against transformers' Trainer: the same weights, tokens, optimizer and precision on one thread.
+
+Ours packs documents into rows, keeps them apart with a document mask, projects only rows that count, and computes the loss in
+chunks. The peer is `Trainer` with a `LlamaForCausalLM` of the same sizes, once on the same packed rows (positions restart, from
+which transformers makes the same mask), once on the same documents padded to the longest of each batch. Time is that of a whole
+step, from one fetch of data to the next, forward, backward, clipping and AdamW included; useful tokens are those of
+documents. Gate: loss equal to 1e-5, gradients to 1e-4.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+from transformers.utils import logging
+
+from benchmarks.measure import Row, peak_mib, report
+from cm3.core.seeding import numpy_generator
+from cm3.model.presets import create_model, preset
+from cm3.pretrain.objective import LossConfig, TokenObjective
+from cm3.pretrain.task import TokenTask
+from cm3.sequences import Batch, LoaderConfig, ObjectiveConfig, SequenceLoader
+from cm3.tokens import TokenizedDocument, Vocab, assemble
+from cm3.train.config import TrainConfig
+from cm3.train.loop import train
+
+WIDTH, LAYERS, HEADS, ROW, ROWS = 192, 4, 4, 512, 2
+VOCAB = Vocab(text_size=15_000, codebook_size=1_300, grid_shape=(6, 6))
+STEPS, ROUNDS = 4, 3
+
+
+def corpus() -> list[TokenizedDocument]:
+    """Texts of 8 to 200 tokens, half of them with a picture."""
+    rng = numpy_generator(0, "benchmark")
+    made = []
+    for index in range(400):
+        text = ("text", rng.integers(VOCAB.text_start, VOCAB.text_stop, int(8 * 25 ** rng.random())))
+        picture = ("image", VOCAB.image_ids(rng.integers(0, VOCAB.codebook_size, VOCAB.num_image_tokens)))
+        made.append(assemble([text, picture][: 1 + index % 2], VOCAB, str(index)))
+    return made
+
+
+class Timed:
+    """Remembers when data was fetched; the time of a step is that between two fetches."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def tick(self) -> None:
+        self.times.append(time.perf_counter())
+
+    def seconds(self) -> list[float]:
+        """Of every step but the first, which warms up, and the last, whose end nobody sees."""
+        return [later - earlier for earlier, later in zip(self.times[1:], self.times[2:])]
+
+
+class TimedTask(TokenTask):
+    """Our task, remembering when its data is fetched."""
+
+    def __init__(self, objective: TokenObjective, batches: list[Batch]) -> None:
+        super().__init__(objective, SequenceLoader(corpus(), VOCAB, loader_config(), 0))
+        self.batches, self.timed = batches, Timed()
+
+    def batch(self, step: int, shard: Any) -> Batch:
+        self.timed.tick()
+        return self.batches[step % len(self.batches)]
+
+
+def loader_config() -> LoaderConfig:
+    return LoaderConfig(row_length=ROW, batch_size=ROWS, objective=ObjectiveConfig(name="causal"))
+
+
+class TimedData(torch.utils.data.Dataset):
+    """Whole batches, handed over one at a time."""
+
+    def __init__(self, batches: list[dict[str, Tensor]]) -> None:
+        self.batches, self.timed = batches, Timed()
+
+    def __len__(self) -> int:
+        return 1000
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        self.timed.tick()
+        return self.batches[index % len(self.batches)]
+
+
+def packed_for_llama(batch: Batch) -> dict[str, Tensor]:
+    """The same rows as transformers takes them: labels shifted by the model itself, -100 where nothing counts."""
+    labels = torch.full_like(batch.tokens, -100)
+    labels[:, 1:] = torch.where(batch.loss_weights > 0, batch.targets, -100)[:, :-1]
+    return {"input_ids": batch.tokens, "position_ids": batch.positions, "labels": labels}
+
+
+def padded_for_llama(batch: Batch) -> dict[str, Tensor]:
+    """The documents of the same rows, one per row, padded to the longest."""
+    found = [ids[own == number] for ids, own in zip(batch.tokens, batch.document_ids) for number in range(1, int(own.max()) + 1)]
+    ids = torch.nn.utils.rnn.pad_sequence(found, batch_first=True, padding_value=VOCAB.pad_id)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(one) for one in found], batch_first=True)
+    return {"input_ids": ids, "attention_mask": mask, "labels": torch.where(mask > 0, ids, -100)}
+
+
+def models() -> tuple[TokenObjective, LlamaForCausalLM]:
+    """Ours and a Llama with the same weights."""
+    sizes = {"vocab_size": VOCAB.size, "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
+    shape = {**sizes, "intermediate_size": 4 * WIDTH, "max_position_embeddings": ROW, "tie_word_embeddings": True}
+    config = preset("tiny", **shape, norm="rmsnorm", qk_norm="none", norm_eps=1e-6, grid_embedding=False)
+    ours = create_model(config, 0)
+    llama = LlamaForCausalLM(LlamaConfig(**shape, rms_norm_eps=1e-6, attn_implementation="sdpa", pad_token_id=VOCAB.pad_id))
+    llama.load_state_dict(ours.state_dict())
+    return TokenObjective(ours, VOCAB, LossConfig()), llama
+
+
+def gate(ours: TokenObjective, llama: LlamaForCausalLM, batch: Batch, inputs: dict[str, Tensor]) -> str:
+    """Whether loss and gradients agree."""
+    mine, theirs = ours(batch).loss, llama(**inputs, use_cache=False).loss
+    mine.backward(), theirs.backward()
+    others = dict(llama.named_parameters())
+    worst = max(
+        float((p.grad - others[name].grad).abs().max()) for name, p in ours.model.named_parameters() if p.grad is not None
+    )
+    ours.zero_grad(), llama.zero_grad()
+    if abs(float(mine - theirs)) > 1e-5:
+        return f"losses differ by {abs(float(mine - theirs)):.1e}"
+    return "ok" if worst <= 1e-4 else f"gradients differ by {worst:.1e}"
+
+
+def our_steps(objective: TokenObjective, batches: list[Batch]) -> list[float]:
+    """Seconds of some steps of our loop."""
+    task = TimedTask(objective, batches)
+    config = TrainConfig(
+        steps=STEPS + 2, device="cpu", tensorboard=False, checkpoint_every=0, schedule="constant", learning_rate=1e-4
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        train(task, config, Path(folder) / "run")
+    return task.timed.seconds()
+
+
+def trainer_steps(llama: LlamaForCausalLM, batches: list[dict[str, Tensor]]) -> list[float]:
+    """Seconds of some steps of the Trainer."""
+    data = TimedData(batches)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            folder, max_steps=STEPS + 2, per_device_train_batch_size=1, learning_rate=1e-4, lr_scheduler_type="constant",
+            weight_decay=0.1, adam_beta2=0.95, max_grad_norm=1.0, use_cpu=True, report_to=[], save_strategy="no",
+            disable_tqdm=True, logging_strategy="no", dataloader_pin_memory=False, train_sampling_strategy="sequential",
+            remove_unused_columns=False,
+        )  # fmt: skip
+        Trainer(llama, arguments, train_dataset=data, data_collator=lambda found: found[0]).train()
+    return data.timed.seconds()
+
+
+def rows() -> Iterator[Row]:
+    """Time against packed and padded rows, then the peak memory of a forward and backward pass."""
+    logging.set_verbosity_error()
+    ours, llama = models()
+    loader = SequenceLoader(corpus(), VOCAB, loader_config(), 0)
+    batches = [loader.batch(step) for step in range(STEPS + 2)]
+    packed, padded = [packed_for_llama(batch) for batch in batches], [padded_for_llama(batch) for batch in batches]
+    gates = [gate(ours, llama, batches[0], inputs[0]) for inputs in (packed, padded)]
+    seconds: dict[str, list[float]] = {"ours": [], "packed": [], "padded": []}
+    for _ in range(ROUNDS):
+        seconds["ours"] += our_steps(ours, batches)
+        seconds["packed"] += trainer_steps(llama, packed)
+        seconds["padded"] += trainer_steps(llama, padded)
+    tokens = statistics.mean(batch.num_tokens for batch in batches)
+    speed = {name: tokens / statistics.median(times) for name, times in seconds.items()}
+    for name, checked in zip(("packed", "padded"), gates):
+        row = Row(
+            row="",
+            ours=round(speed["ours"]),
+            peer=round(speed[name]),
+            ratio=0,
+            unit="tokens/s",
+            limit_fraction=None,
+            gate=checked,
+        )
+        yield row | {"row": f"useful tokens per second / Trainer, {name} rows", "ratio": round(speed["ours"] / speed[name], 3)}
+    passes: list[Callable[[], Any]] = [
+        lambda: ours(batches[0]).loss.backward(),
+        lambda: llama(**packed[0], use_cache=False).loss.backward(),
+    ]
+    mine, theirs = (peak_mib(action) for action in passes)
+    name = "peak memory of forward and backward / Trainer's model, packed rows"
+    yield Row(row=name, ours=mine, peer=theirs, ratio=theirs / mine, unit="MiB", limit_fraction=None, gate=gates[0])
+
+
+if __name__ == "__main__":
+    report(rows, __doc__ or "")

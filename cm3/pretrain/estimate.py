@@ -1,0 +1,183 @@
+"""What a run will need, before its first step: memory per process and time; and a refusal that says what to change.
+
+By arithmetic on the configuration (`cm3.model.counting`), so nothing has to fit into memory to find out that it does not.
+Memory: weights, gradients, optimizer states, averages, the copy of an asynchronous save, stored activations, the attention mask
+and a chunk of logits. Time: operations over the speed of a matrix product measured now, at the share of it that training
+usually reaches; an order of magnitude to plan by, no promise.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from cm3.core.errors import UsageError
+from cm3.model import CM3Config
+from cm3.model.counting import count_parameters, flops_per_token, training_memory
+from cm3.pretrain.losses import CHUNK_ELEMENTS
+from cm3.sequences.loader import LoaderConfig
+from cm3.train.config import TrainConfig
+from cm3.train.precision import autocast_dtype
+from cm3.train.processes import is_main_process
+
+EXPECTED_SHARE = 0.4  # of the speed of one large matrix product, which training as a whole usually reaches
+_USABLE_SHARE = 0.95
+
+
+@dataclass(frozen=True)
+class RunEstimate:
+    """What one process needs: `state_bytes` (weights, gradients, optimizer, averages), `step_bytes` (activations, mask, logits);
+    `available_bytes` there are; `tokens` and `flops` of the whole run, `seconds` for it; `remedy` if memory is short."""
+
+    parameters: int
+    state_bytes: int
+    step_bytes: int
+    available_bytes: int
+    tokens: int
+    flops: float
+    seconds: float
+    remedy: Callable[[], str]
+
+    @property
+    def total_bytes(self) -> int:
+        """Memory at the peak of a step."""
+        return self.state_bytes + self.step_bytes
+
+    @property
+    def fits(self) -> bool:
+        """Whether memory suffices, with a little to spare."""
+        return self.total_bytes <= _USABLE_SHARE * self.available_bytes
+
+    def require_room(self) -> None:
+        """Raise `UsageError`, saying what to change, unless the run fits into memory."""
+        if not self.fits:
+            raise UsageError(
+                f"the run needs about {_gib(self.total_bytes)} per process ({_gib(self.state_bytes)} for weights and optimizer, "
+                f"{_gib(self.step_bytes)} for a step), {_gib(self.available_bytes)} are free; {self.remedy()}"
+            )
+
+    def __str__(self) -> str:
+        time_text = f"{self.seconds / 3600:.1f} h" if self.seconds >= 5400 else f"{self.seconds / 60:.0f} min"
+        return (
+            f"estimate: {self.parameters / 1e6:.1f}M parameters, {self.tokens / 1e6:.1f}M tokens, about {_gib(self.total_bytes)} "
+            f"of {_gib(self.available_bytes)} per process, roughly {time_text} ({self.flops:.1e} operations)"
+        )
+
+
+def estimate_run(model: CM3Config, loader: LoaderConfig, config: TrainConfig, context: float | None = None) -> RunEstimate:
+    """The estimate for training `model` as `loader` and `config` say; context: mean length of the document around a token."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    device = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
+    tokens = config.steps * config.accumulation_steps * processes * loader.batch_size * loader.row_length
+    flops = tokens * flops_per_token(model, int(context or loader.row_length))
+    return RunEstimate(
+        parameters=count_parameters(model).total,
+        state_bytes=state_bytes(model, config, processes),
+        step_bytes=step_bytes(model, loader, config, device),
+        available_bytes=available_memory(device),
+        tokens=tokens,
+        flops=flops,
+        seconds=flops / processes / (EXPECTED_SHARE * matrix_speed(device, autocast_dtype(config.precision, device))),
+        remedy=lambda: _remedy(model, loader, config, processes, device),
+    )
+
+
+def state_bytes(model: CM3Config, config: TrainConfig, processes: int) -> int:
+    """What stays in memory between steps on one process: everything is float32."""
+    count = count_parameters(model)
+    moments = 2 * count.total - (count.blocks if config.optimizer == "muon" else 0)  # Muon keeps one number per hidden weight
+    copies = 2 * count.total + moments + (count.total if config.ema_decay is not None else 0)
+    if config.async_save:
+        copies += copies - count.total  # everything but the gradients
+    if config.sharding == "full" and processes > 1:
+        return 4 * copies // processes + 4 * 2 * (
+            count.blocks // model.num_hidden_layers + count.embeddings
+        )  # one block gathered
+    return 4 * copies + (4 * count.total if processes > 1 else 0)  # the buckets of the exchange
+
+
+def step_bytes(model: CM3Config, loader: LoaderConfig, config: TrainConfig, device: torch.device) -> int:
+    """What a micro-batch adds: activations, the additive mask of packed rows (not with FlexAttention), one chunk of logits."""
+    bytes_per_number = 4 if autocast_dtype(config.precision, device) is None else 2
+    tokens = loader.batch_size * loader.row_length
+    kept = training_memory(model, tokens, bytes_per_number, checkpointing=config.activation_checkpointing).activations
+    if config.activation_checkpointing:  # one block is computed again at a time
+        kept += training_memory(model, tokens, bytes_per_number).activations // model.num_hidden_layers
+    mask = 5 * loader.batch_size * loader.row_length**2 if device.type == "cpu" else 0
+    return kept + mask + 3 * 4 * CHUNK_ELEMENTS
+
+
+def available_memory(device: torch.device) -> int:
+    """Free bytes of the device; on a CPU what the system can still give, or the container's limit, shared by its processes."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for line in _lines("/proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            free = [int(line.split()[1]) * 1024]
+    limit, used = _lines("/sys/fs/cgroup/memory.max"), _lines("/sys/fs/cgroup/memory.current")
+    if limit and used and limit[0].isdigit():
+        free.append(int(limit[0]) - int(used[0]))
+    return max(0, min(free)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def matrix_speed(device: torch.device, dtype: torch.dtype | None) -> float:
+    """Operations per second of a large square matrix product, the best of three (some hundredths of a second)."""
+    size = 4096 if device.type == "cuda" else 512
+    matrix = torch.ones(size, size, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(4):  # the first one warms up
+        started = time.perf_counter()
+        (matrix @ matrix)[0, 0].item()
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
+
+
+def say_on_main_process(line: str) -> None:
+    """A line on stderr, from one process, unless progress is switched off."""
+    if is_main_process() and os.environ.get("CM3_PROGRESS", "") != "off":
+        print(line, file=sys.stderr, flush=True)
+
+
+def _remedy(model: CM3Config, loader: LoaderConfig, config: TrainConfig, processes: int, device: torch.device) -> str:
+    """The smallest change that makes the run fit, in words."""
+    room = _USABLE_SHARE * available_memory(device)
+
+    def fits(batch_size: int, **changes: object) -> bool:
+        changed, smaller = config.model_copy(update=changes), loader.model_copy(update={"batch_size": batch_size})
+        return state_bytes(model, changed, processes) + step_bytes(model, smaller, changed, device) <= room
+
+    size = loader.batch_size
+    options: list[tuple[str, dict[str, object]]] = [("", {})]
+    if not config.activation_checkpointing:
+        options.append(("train.activation_checkpointing=true", {"activation_checkpointing": True}))
+    if config.sharding == "none" and processes > 1:
+        options.append(("train.sharding=full", {"sharding": "full", "async_save": False}))
+        options.append(
+            ("train.sharding=full train.activation_checkpointing=true", {**options[-1][1], "activation_checkpointing": True})
+        )
+    for text, changes in options:
+        if text and fits(size, **changes):
+            return f"set {text}"
+        smaller = next((count for count in range(size - 1, 0, -1) if fits(count, **changes)), None)
+        if smaller is not None:
+            steps = -(-size * config.accumulation_steps // smaller)
+            return f"set loader.batch_size={smaller} train.accumulation_steps={steps} {text}".rstrip()
+    return "choose a smaller model.preset, shorter rows (loader.row_length), or more processes with train.sharding=full"
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []

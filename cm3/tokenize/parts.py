@@ -1,0 +1,133 @@
+"""One part of a tokenization: a fixed run of records to token shards of their own, with the account of those records.
+
+The records of a source are cut into parts of `RECORDS_PER_PART`, whoever works on them; every part is encoded by itself, on
+one thread, so its bytes depend on nothing else. A finished part is an artefact folder, and is never made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import vqgan
+from cm3.core import artefact
+from cm3.core.errors import ArtefactError, InputError
+from cm3.documents.document import Document
+from cm3.documents.readers import account_records, detect_format, open_records
+from cm3.documents.readers.sources import expand_source
+from cm3.documents.reasons import RecordError, RejectReason
+from cm3.documents.records import ReadOptions, Record
+from cm3.documents.report import Problem, ReadReport
+from cm3.sequences.shards import TokenShards, write_shards
+from cm3.tokenize.vocabulary import TOKENIZER_KIND
+from cm3.tokens import DocumentTokenizer, TokenizedDocument
+
+RECORDS_PER_PART = 1024
+PART_KIND = "token_part"
+TOKENS, ACCOUNT = "tokens", "account.json"
+_OPTIONS = ReadOptions(decode=False)  # pictures are decoded when they are encoded, by the worker whose part they are in
+
+
+@dataclass(frozen=True)
+class TokenizeJob:
+    """What is tokenized with what: `source` and its `format`, two tokenizer folders, where parts go, how large they are."""
+
+    source: str
+    format: str
+    tokenizer: Path
+    image_tokenizer: Path
+    parts: Path
+    records_per_part: int = RECORDS_PER_PART
+
+    def part(self, number: int) -> Path:
+        """The folder of part `number`."""
+        return self.parts / f"part-{number:06d}"
+
+    @property
+    def key(self) -> str:
+        """SHA-256 (hex) over everything that a part's bytes depend on; the files of the source count by name, size and time."""
+        files = [file for path in expand_source(self.source) for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
+        stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+        tokenizers = [artefact.fingerprint(self.tokenizer), artefact.fingerprint(self.image_tokenizer)]
+        return hashlib.sha256(json.dumps([stats, self.format, tokenizers, self.records_per_part]).encode()).hexdigest()
+
+
+def make_job(source: Path | str, tokenizer: Path, image_tokenizer: Path, parts: Path, format: str | None = None) -> TokenizeJob:
+    """The job, checked as far as that is quick. Raises `InputError` for the source, `ArtefactError` for the tokenizers."""
+    artefact.verify(tokenizer, TOKENIZER_KIND)
+    job = TokenizeJob(str(source), format or detect_format(source), Path(tokenizer), Path(image_tokenizer), parts)
+    load_tokenizer(job)
+    return job
+
+
+def load_tokenizer(job: TokenizeJob) -> DocumentTokenizer:
+    """The document tokenizer of the job, joined with its image tokenizer."""
+    return DocumentTokenizer.load(job.tokenizer, vqgan.from_pretrained(job.image_tokenizer))
+
+
+def count_records(job: TokenizeJob) -> int:
+    """How many records the source has; nothing is built. Raises `InputError` when there is none."""
+    count = sum(1 for _ in open_records(job.source, job.format, _OPTIONS))
+    if count == 0:
+        raise InputError(f"{job.source} holds no records; check that it is what you meant")
+    return count
+
+
+def is_finished(job: TokenizeJob, number: int, key: str) -> bool:
+    """Whether part `number` stands, whole, made from these records with these tokenizers."""
+    try:
+        return artefact.verify(job.part(number), PART_KIND).provenance.get("key") == key
+    except ArtefactError:
+        return False
+
+
+def make_parts(job: TokenizeJob, key: str, numbers: frozenset[int]) -> Iterator[int]:
+    """Make the parts `numbers` in order, on one thread; yields how many records each had. Reads the source once."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        tokenizer = load_tokenizer(job)
+        records = enumerate(open_records(job.source, job.format, _OPTIONS))
+        for number, group in groupby(records, key=lambda pair: pair[0] // job.records_per_part):
+            if number in numbers:
+                yield _make_part(job, key, number, (record for _, record in group), tokenizer)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _make_part(job: TokenizeJob, key: str, number: int, records: Iterator[Record], tokenizer: DocumentTokenizer) -> int:
+    report = ReadReport()
+
+    def reject(document: Document, error: InputError) -> None:
+        known = error if isinstance(error, RecordError) else RecordError(RejectReason.BAD_RECORD, str(error))
+        report.ok -= 1
+        report.reject(known, job.source, document.id)
+
+    documents = account_records(records, _OPTIONS, report, job.source)
+    encoded = list(tokenizer.encode_many(documents, on_reject=reject))
+    with artefact.writing(job.part(number), PART_KIND, {"key": key}) as folder:
+        if encoded:
+            write_shards(encoded, folder / TOKENS, tokenizer.vocab)
+        artefact.write_json(folder / ACCOUNT, asdict(report))
+    return report.seen
+
+
+def read_account(job: TokenizeJob, number: int) -> ReadReport:
+    """The account of a finished part."""
+    value: dict[str, Any] = artefact.read_json(job.part(number) / ACCOUNT)
+    problems = [Problem(**{**problem, "reason": RejectReason(problem["reason"])}) for problem in value.pop("problems")]
+    return replace(ReadReport(**value), problems=problems)
+
+
+def part_documents(job: TokenizeJob, number: int) -> Iterator[TokenizedDocument]:
+    """The tokenized documents of a finished part, in order."""
+    if (path := job.part(number) / TOKENS).is_dir():
+        shards = TokenShards(path, hashes=False)  # the part's own manifest has vouched for every byte
+        yield from (shards[index] for index in range(len(shards)))

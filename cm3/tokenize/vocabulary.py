@@ -1,0 +1,42 @@
+"""The document tokenizer of a project: a text tokenizer trained on its texts, joined with the codes of its image tokenizer.
+
+The folder carries the code vectors of the image tokenizer, so that a model can start from them without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+import vqgan
+from cm3.core import artefact
+from cm3.core.errors import InputError
+from cm3.documents.document import Document, TextSegment
+from cm3.pretrain.run import CODEBOOK_FILE
+from cm3.tokens import BPETextTokenizer, DocumentTokenizer, vocab_for
+
+TOKENIZER_KIND = "document_tokenizer"
+
+
+def train_document_tokenizer(
+    documents: Iterable[Document], image_tokenizer: Path, out: Path, text_vocab_size: int = 4096
+) -> DocumentTokenizer:
+    """Train a byte-level BPE on the texts of `documents`, join it with the codes of `image_tokenizer`, write `out`.
+
+    text_vocab_size: most text ids (at least the 256 bytes); a small corpus gives fewer. Raises `InputError` when no document
+    has a text.
+    """
+    texts = [segment.text for document in documents for segment in document.segments if isinstance(segment, TextSegment)]
+    if not texts:
+        raise InputError("none of the documents has a text to train the text tokenizer on; give pictures with captions")
+    pictures = vqgan.from_pretrained(image_tokenizer)
+    text = BPETextTokenizer.train(texts, text_vocab_size)
+    tokenizer = DocumentTokenizer(vocab_for(text, pictures.codebook_size, pictures.grid_shape), text, pictures)
+    provenance = {"image_tokenizer": artefact.fingerprint(image_tokenizer), "texts": len(texts)}
+    with artefact.writing(out, TOKENIZER_KIND, provenance) as folder:
+        tokenizer.save(folder)
+        save_file({"codebook": pictures.codebook.contiguous().to(torch.float32).cpu()}, folder / CODEBOOK_FILE)
+    return tokenizer

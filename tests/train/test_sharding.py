@@ -1,0 +1,144 @@
+"""FSDP2 with two gloo processes: the numbers of one process, checkpoints that any number of processes reads."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from cm3.core.artefact import read_json, verify
+from cm3.core.errors import ArtefactError
+from cm3.core.seeding import torch_generator
+from cm3.train.config import TrainConfig
+from cm3.train.optimizers import split_decay
+from cm3.train.sharding import blocks_of, is_sharded
+from cm3.train.tensor_files import TensorTable
+
+IDS, WIDTH = 11, 6  # neither can be halved evenly with its neighbors: 11 rows are 6 and 5
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(3 * WIDTH, WIDTH, bias=False)
+
+    def forward(self, x):
+        return x + self.down(F.gelu(self.up(x)))
+
+
+class Model(nn.Module):
+    """Two blocks between an embedding and a head that share one weight."""
+
+    _no_split_modules = ("Block",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(IDS, WIDTH)
+        self.blocks = nn.ModuleList(Block() for _ in range(2))
+        self.head = nn.Linear(WIDTH, IDS, bias=False)
+        self.head.weight = self.embed.weight
+        self.register_buffer("seen", torch.zeros(1))
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.normal_(std=0.3, generator=torch_generator(3, parameter.numel()))
+
+    def forward(self, ids):
+        x = self.embed(ids)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+class Task:
+    """Predicts an id from an id; micro-batches count unequally."""
+
+    def __init__(self) -> None:
+        self.modules: dict[str, nn.Module] = {"model": Model()}
+        self.was_sharded = []
+
+    def parameter_groups(self):
+        return {"model": split_decay(self.modules["model"].named_parameters())}
+
+    def batch(self, step, shard):
+        return torch.randint(IDS, (8 // shard.count, 2), generator=torch_generator(7, step, shard.index))
+
+    def loss(self, name, batch, step):
+        self.was_sharded.append(all(is_sharded(parameter) for parameter in self.modules["model"].parameters()))
+        loss = F.cross_entropy(self.modules["model"](batch[:, 0]), batch[:, 1])
+        return loss, {"weight": float(1 + batch[0, 0] % 3), "tokens": len(batch)}
+
+    def evaluate(self):
+        ids = torch.arange(IDS)
+        return {"loss": float(F.cross_entropy(self.modules["model"](ids), ids))}
+
+
+def run_on_two(on_two, train_quietly, config: TrainConfig, folder) -> list[int]:
+    def work() -> None:
+        task = Task()
+        train_quietly(task, config, folder)
+        assert all(task.was_sharded)
+
+    return on_two(work)
+
+
+def tensors(folder, step: int) -> dict[str, torch.Tensor]:
+    found = {}
+    for stem in ("module-model", "optimizer-model", "ema"):
+        table = TensorTable(folder / "checkpoints" / f"step-{step:08d}", stem)
+        found |= {f"{stem}/{name}": table.read_like(name, None) for name in table.names()}
+    return found
+
+
+def equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    assert set(one) == set(two)
+    return all(one[name].shape == two[name].shape and torch.allclose(one[name], two[name], atol=2e-6) for name in one)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_sharded_equals_one_process_also_after_resuming_on_another_number(optimizer, tmp_path, settings, train_quietly, on_two):
+    base = {"optimizer": optimizer, "steps": 5, "checkpoint_every": 5, "eval_every": 2, "schedule": "constant"}
+    train_quietly(Task(), settings(**base, accumulation_steps=2), tmp_path / "one")
+    wanted = tensors(tmp_path / "one", 5)
+    sharded = settings(**base, sharding="full")
+    assert run_on_two(on_two, train_quietly, sharded, tmp_path / "two") == [0, 0]
+    folder = tmp_path / "two" / "checkpoints" / "step-00000005"
+    verify(folder, "checkpoint")
+    assert len(list(folder.glob("module-model.rank-*-of-00002.safetensors"))) == 2
+    assert equal(tensors(tmp_path / "two", 5), wanted)
+
+    longer = {**base, "steps": 8}
+    train_quietly(Task(), settings(**longer, accumulation_steps=2), tmp_path / "whole")
+    with pytest.warns(UserWarning, match="processes 2 -> 1"):
+        train_quietly(Task(), settings(**longer, accumulation_steps=2), tmp_path / "two")  # two processes, then one
+    assert equal(tensors(tmp_path / "two", 8), tensors(tmp_path / "whole", 8))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("warnings.warn", lambda *arguments, **options: None)
+        assert run_on_two(on_two, train_quietly, settings(**longer, sharding="full"), tmp_path / "one") == [0, 0]  # one, then two
+    assert equal(tensors(tmp_path / "one", 8), tensors(tmp_path / "whole", 8))
+    assert read_json(tmp_path / "one" / "checkpoints" / "step-00000008" / "state.json")["processes"] == 2
+
+
+def test_accumulation_and_a_wrong_checkpoint(tmp_path, settings, train_quietly, on_two):
+    config = settings(steps=3, accumulation_steps=2, sharding="full", ema_decay=0.5)
+    train_quietly(Task(), settings(steps=3, accumulation_steps=4, ema_decay=0.5), tmp_path / "one")
+    assert run_on_two(on_two, train_quietly, config, tmp_path / "two") == [0, 0]
+    assert equal(tensors(tmp_path / "two", 3), tensors(tmp_path / "one", 3))
+
+    class Wider(Task):
+        def __init__(self) -> None:
+            super().__init__()
+            self.modules["model"].blocks[0].up = nn.Linear(WIDTH, 5)
+
+    def refused() -> None:
+        with pytest.raises(ArtefactError, match="does not fit this run"):
+            train_quietly(Wider(), config, tmp_path / "two")
+
+    assert on_two(refused) == [0, 0]
+
+
+def test_blocks_are_found_by_the_names_a_model_gives():
+    model = Model()
+    assert blocks_of(model) == list(model.blocks)
+    assert blocks_of(nn.Linear(2, 2)) == []
