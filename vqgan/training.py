@@ -19,15 +19,8 @@ from cm3.core.storage import sibling, storage_errors
 from cm3.documents.report import ReadReport
 from cm3.train.loop import TrainResult
 from cm3.train.loop import train as run_loop
-<<<<<<< HEAD
-from vqgan.config import VQTrainConfig
-=======
-from cm3.train.optimizers import split_decay
 from cm3.train.processes import on_main_process
-from cm3.train.task import Metrics, Shard
-from vqgan.config import LossConfig, VQTrainConfig
-from vqgan.evaluation import codebook_metrics, comparison_picture, reconstruction_metrics
->>>>>>> cdb3e9d (Training: sharding, background checkpoints, estimate, rates, samples; tokenizing in parallel and resumable; benchmarks)
+from vqgan.config import VQTrainConfig
 from vqgan.initialization import initialize_from_data
 from vqgan.model import VQModel
 from vqgan.pictures import read_pictures
