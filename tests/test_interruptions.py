@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -199,33 +200,37 @@ def test_the_resolved_settings_lie_beside_the_result(command, run_file, tmp_path
     assert json.loads((tmp_path / "tokenizer-run" / "run.json").read_text())["train"]["steps"] == 1
 
 
-LAUNCHED = """
-import os, signal, sys
-from cm3.train import loop
-def crash_point(name, step):
-    if (name, step) == ("updated", 1):
-        os.kill(os.getpid(), signal.Signals[sys.argv[1]])
-loop.crash_point = crash_point
-sys.argv[1:] = sys.argv[2:]
-import runpy
-runpy.run_module("cm3.pretrain", run_name="__main__")
-"""
-
-
-@pytest.mark.parametrize(("name", "code", "word"), [("SIGTERM", 75, "the same command"), ("SIGINT", 130, "interrupted")])
-def test_training_as_a_process_ends_with_one_sentence(command, toy_model, pictures, tmp_path, name, code, word):
+@pytest.mark.parametrize(("number", "code", "word"), [(signal.SIGTERM, 75, "same command"), (signal.SIGINT, 130, "interrupted")])
+def test_training_under_a_launcher_ends_with_one_sentence(
+    command, toy_model, pictures, tmp_path, monkeypatch, in_child, number, code, word
+):
+    """What `accelerate launch -m cm3.pretrain` runs in every process, here in a forked one."""
     pictures("data")
     command.works("tokenize", "data", "tokens", "--image-tokenizer", toy_model / "image_tokenizer", "--workers", "1")
     settings = ["loader.row_length=64", "loader.batch_size=2", "train.steps=5", "train.device=cpu", "train.tensorboard=false"]
     (tmp_path / "run.toml").write_text('tokens = "tokens"\ntokenizer = "tokens-tokenizer"\nout = "out"\n')
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "CM3_PROGRESS": "off"}
-    done = subprocess.run(
-        [sys.executable, "-c", LAUNCHED, name, "run.toml", *settings],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=240, env=environment,
-    )  # fmt: skip
-    assert (done.returncode, done.stdout) == (code, ""), done.stderr
-    assert "Traceback" not in done.stderr
-    assert [line for line in done.stderr.splitlines() if line.startswith("cm3: error: ") and word in line]
+
+    def crash_point(name: str, step: int) -> None:
+        if (name, step) == ("updated", 1):
+            os.kill(os.getpid(), number)
+
+    def launched() -> None:
+        monkeypatch.setattr("cm3.train.loop.crash_point", crash_point)
+        monkeypatch.setattr(sys, "argv", ["cm3.pretrain", "run.toml", *settings])
+        for descriptor, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(tmp_path / name, os.O_WRONLY | os.O_CREAT), descriptor)
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+        try:
+            runpy.run_module("cm3.pretrain", run_name="__main__")
+        except SystemExit as stop:
+            sys.stderr.flush()
+            os._exit(int(stop.code or 0))
+
+    assert in_child(launched) == code
+    said = (tmp_path / "stderr").read_text()
+    assert "Traceback" not in said
+    assert [line for line in said.splitlines() if line.startswith("cm3: error: ") and word in line], said
+    assert (tmp_path / "stdout").read_text() == ""
     assert [path.name for path in (tmp_path / "out-run" / "checkpoints").iterdir()] == ["step-00000002"]
     command.works("train", "run.toml", *settings)
     artefact.verify(tmp_path / "out", kind="language_model")

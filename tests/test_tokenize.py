@@ -173,3 +173,24 @@ def test_a_second_process_and_a_dead_worker(data: Path, tmp_path: Path, tokenize
         tokenize(data, *tokenizers, tmp_path / "tokens")
     with pytest.raises(CM3Error, match=r"died \(exit code -9.*fewer --workers"):
         workers._raise_if_dead([SimpleNamespace(exitcode=None), SimpleNamespace(exitcode=-9)])  # type: ignore[list-item]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_datatrove_tasks_make_the_same_bytes(
+    data: Path, tmp_path: Path, small_parts: None, tokenizers: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("datatrove", reason="the extra `scale` is not installed")
+    from cm3.tokenize import scale
+
+    monkeypatch.setattr(scale, "make_job", workers.make_job)  # the small parts
+    tokenize(data, *tokenizers, tmp_path / "one", workers=1)
+    (encode,), (join,) = scale.pipelines(data, *tokenizers, tmp_path / "many")
+    assert list(encode.run(None, rank=1, world_size=2)) == []
+    with pytest.raises(ArtefactError, match=r"2 of 3 parts are missing \(first: 0\)"):
+        list(join.run())
+    assert list(encode.run(None, rank=0, world_size=2)) == []
+    assert list(join.run(None, rank=1, world_size=2)) == []  # only the first task joins
+    assert not (tmp_path / "many").exists()
+    assert list(join.run()) == []
+    assert artefact.fingerprint(tmp_path / "many") == artefact.fingerprint(tmp_path / "one")
+    assert json.loads((tmp_path / "many-account.json").read_text())["ok"] == COUNT

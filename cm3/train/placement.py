@@ -41,10 +41,9 @@ def _checkpoint_activations(modules: Mapping[str, nn.Module]) -> None:
     if not able:
         raise UsageError("train.activation_checkpointing is set, but no module of this run supports it; unset it")
     for part in able:
-        if hasattr(part, "activation_checkpointing_enable"):  # the newer name
-            part.activation_checkpointing_enable({"use_reentrant": False})
-        else:
-            part.gradient_checkpointing_enable({"use_reentrant": False})
+        new_name = "activation_checkpointing_enable"
+        enable: Any = getattr(part, new_name if hasattr(part, new_name) else "gradient_checkpointing_enable")
+        enable({"use_reentrant": False})
 
 
 def _can_checkpoint(part: nn.Module) -> bool:

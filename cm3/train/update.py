@@ -22,7 +22,7 @@ from cm3.train.metrics import Meter
 from cm3.train.optimizers import NamedOptimizer
 from cm3.train.precision import autocast
 from cm3.train.sharding import whole
-from cm3.train.task import Metrics, TrainingTask
+from cm3.train.task import Metrics, Ratio, TrainingTask
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Updater:
                     loss, metrics = self.task.loss(optimizer.name, batch, step)
                 if loss is None:
                     return None
-                weight = metrics.get("weight", 1.0) if weighted else 1.0
+                weight = _weight(metrics) if weighted else 1.0
                 part = loss * weight if weighted else loss
                 self._backward(part, optimizer)
             loss_sum, weight_sum = loss_sum + part.detach(), weight_sum + weight
@@ -119,6 +119,14 @@ class Updater:
                 if isinstance(module, FSDPModule):
                     module.set_requires_gradient_sync(last)
             yield
+
+
+def _weight(metrics: Metrics) -> Tensor | float:
+    """How much a micro-batch counts."""
+    weight = metrics.get("weight", 1.0)
+    if isinstance(weight, Ratio):
+        raise UsageError('the metric "weight" is a ratio; give the sum of the loss weights')
+    return weight
 
 
 def _gradients(optimizer: NamedOptimizer) -> list[Tensor]:
