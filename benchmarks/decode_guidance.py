@@ -23,7 +23,7 @@ from cm3.decode.strategies.guidance import Guidance
 from cm3.model import create_model
 from cm3.tokens import Vocab
 
-SCALE, GRID, CODES, IDS = 3.0, (5, 8), 8192, 65536
+SCALE, GRID, CODES, IDS = 3.0, (4, 6), 8192, 65536
 SIZES = {"25M": (512, 8, 1408), "100M": (768, 14, 2048), "350M": (1024, 24, 4096)}  # width, layers, inner width
 REPEATS = 3
 
@@ -50,8 +50,8 @@ class Problem:
 
 
 def bytes_per_second() -> float:
-    """What one thread reads and writes when it copies 256 MiB, best of five."""
-    source, target = torch.ones(1 << 26), torch.empty(1 << 26)
+    """What one thread reads and writes when it copies 128 MiB, best of five."""
+    source, target = torch.ones(1 << 25), torch.empty(1 << 25)
     times = []
     for _ in range(5):
         started = time.perf_counter()
