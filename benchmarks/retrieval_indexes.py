@@ -59,7 +59,7 @@ def kind_rows(kind: str, vectors: np.ndarray, queries: np.ndarray, exact: FlatIn
     before, started = resident("VmRSS"), time.process_time()
     index = INDEXES.get(kind).build(vectors, 0)
     index.tune(queries[QUERIES:], TARGET)
-    peak = resident("VmHWM") - before
+    peak = max(resident("VmHWM") - before, 0.1)
     build_seconds = time.process_time() - started
     asked = queries[:QUERIES]
     recall = float(recall_shares(exact.search(asked, K)[1], index.search(asked, K)[1]).mean())
@@ -77,7 +77,7 @@ def kind_rows(kind: str, vectors: np.ndarray, queries: np.ndarray, exact: FlatIn
     yield row(f"{kind}: bytes per vector", size, flat_size, flat_size / size, "bytes", gate)
     yield row(f"{kind}: build and tune", build_seconds, build_seconds, 1.0, "s", gate)
     estimate = INDEXES.get(kind).footprint(*vectors.shape).build / 2**20
-    yield row(f"{kind}: peak memory of building, beside its estimate", peak, estimate, estimate / max(peak, 0.1), "MiB", gate)
+    yield row(f"{kind}: peak memory of building, beside its estimate", peak, estimate, estimate / peak, "MiB", gate)
 
 
 def resident(name: str) -> float:
