@@ -9,7 +9,9 @@ documents. Gate: loss equal to 1e-5, gradients to 1e-4.
 
 from __future__ import annotations
 
+import contextlib
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -126,8 +128,9 @@ def gate(ours: TokenObjective, llama: LlamaForCausalLM, batch: Batch, inputs: di
         float((p.grad - others[name].grad).abs().max()) for name, p in ours.model.named_parameters() if p.grad is not None
     )
     ours.zero_grad(), llama.zero_grad()
-    if abs(float(mine - theirs)) > 1e-5:
-        return f"losses differ by {abs(float(mine - theirs)):.1e}"
+    difference = abs(float(mine.detach() - theirs.detach()))
+    if difference > 1e-5:
+        return f"losses differ by {difference:.1e}"
     return "ok" if worst <= 1e-4 else f"gradients differ by {worst:.1e}"
 
 
@@ -152,7 +155,8 @@ def trainer_steps(llama: LlamaForCausalLM, batches: list[dict[str, Tensor]]) -> 
             disable_tqdm=True, logging_strategy="no", dataloader_pin_memory=False, train_sampling_strategy="sequential",
             remove_unused_columns=False,
         )  # fmt: skip
-        Trainer(llama, arguments, train_dataset=data, data_collator=lambda found: found[0]).train()
+        with contextlib.redirect_stdout(sys.stderr):  # it prints a summary where our rows go
+            Trainer(llama, arguments, train_dataset=data, data_collator=lambda found: found[0]).train()
     return data.timed.seconds()
 
 
