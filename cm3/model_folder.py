@@ -21,7 +21,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
@@ -68,9 +68,18 @@ class ModelFolder:
     parts: Parts
 
 
+class SavedModel(Protocol):
+    """What a model folder asks of a model: `CM3ForCausalLM`, or one that is written without being in memory."""
+
+    config: CM3Config
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write configuration and weights in the layout of transformers."""
+
+
 def assemble_model_folder(
     out: Path,
-    model: CM3ForCausalLM,
+    model: CM3ForCausalLM | SavedModel,
     tokenizer: DocumentTokenizer,
     parts: Parts,
     provenance: Mapping[str, Any] | None = None,
@@ -99,13 +108,13 @@ def assemble_model_folder(
 
 
 def open_model_folder(
-    path: Path | str, verify: bool = True, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    path: Path | str, verify: bool = True, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> ModelFolder:
     """Open a model folder, or the bare language model that a training run wrote; the model is in evaluation mode.
 
     path: a folder, or "owner/name" on the Hugging Face hub; verify: compare every file with its SHA-256 (its size is compared
-    anyway). Raises `InputError` when there is no folder, `ArtefactError` when it is damaged or its parts do not belong
-    together.
+    anyway); dtype: of the model's weights (None: as they are stored). Raises `InputError` when there is no folder,
+    `ArtefactError` when it is damaged or its parts do not belong together.
     """
     path = local_folder(path)
     manifest = artefact.read_manifest(path)
@@ -117,7 +126,7 @@ def open_model_folder(
     tokenizer = _load_tokenizer(path, manifest, images)
     config = CM3Config.from_pretrained(path)
     require_fitting(config, tokenizer.vocab, str(path))
-    model = CM3ForCausalLM.from_pretrained(path, config=config, dtype=dtype).to(device).eval()
+    model = CM3ForCausalLM.from_pretrained(path, config=config, dtype=dtype or "auto").to(device).eval()
     return ModelFolder(path, manifest, model, tokenizer, Parts(**present))
 
 

@@ -57,7 +57,7 @@ from cm3.sequences.augmentation import augment
 from cm3.sequences.masking import restore
 from cm3.tokens.document_tokenizer import DocumentTokenizer
 from cm3.tokens.messages import Message, required_text, turns_of
-from cm3.tokens.tokenized import TokenizedDocument
+from cm3.tokens.tokenized import SpanKind, TokenizedDocument
 from cm3.tokens.turns import Turn, encode_prompt
 
 Picture = Image.Image | Path | str | bytes
@@ -93,12 +93,12 @@ class CM3Pipeline:
 
     @classmethod
     def from_pretrained(
-        cls, path: Path | str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, verify: bool = True
+        cls, path: Path | str, device: torch.device | str = "cpu", dtype: torch.dtype | None = None, verify: bool = True
     ) -> CM3Pipeline:
         """Open a model folder, or one of the Hugging Face hub by its id ("owner/name").
 
-        verify: compare every file with its hash. Raises `InputError` when there is none, `ArtefactError` when it is damaged
-        or its parts do not belong together.
+        dtype: of the model's weights (None: as they are stored); verify: compare every file with its hash. Raises
+        `InputError` when there is none, `ArtefactError` when it is damaged or its parts do not belong together.
         """
         from sft.tasks import load_tasks
 
@@ -143,7 +143,7 @@ class CM3Pipeline:
         self._require_memory(n * best_of)
         asked = unconditional_image(self.vocab)
         if prompt is not None:
-            asked = self._prompt(self._turns("text_to_image", prompt), self.vocab.num_image_tokens, retrieve)
+            asked = self._prompt(self._turns("text_to_image", prompt), self.vocab.num_image_tokens, "image", retrieve)
         requests = [Request(asked, ImageAnswer(), seed, index) for index in range(n * best_of)]
         if best_of == 1 or prompt is None:
             return self._draw(requests, options, DRAWING)
@@ -206,7 +206,7 @@ class CM3Pipeline:
 
     def draw_edit(self, image: Picture, instruction: str, seed: int = 0, **options: Any) -> DrawnPicture:
         """`edit` with codes and seed."""
-        prompt = self._prompt(self._turns("editing", instruction, image), self.vocab.num_image_tokens)
+        prompt = self._prompt(self._turns("editing", instruction, image), self.vocab.num_image_tokens, "image")
         return self._draw([Request(prompt, ImageAnswer(), seed)], options, EXACT)[0]
 
     def infill(
@@ -304,7 +304,7 @@ class CM3Pipeline:
         return retrieval.CLIPReranker.from_folder(self.parts.encoder)
 
     def _say(self, turns: Sequence[Turn], retrieve: int, seed: int, options: Mapping[str, Any]) -> str:
-        prompt = self._prompt(turns, TEXT_LIMIT, retrieve)
+        prompt = self._prompt(turns, TEXT_LIMIT, "text", retrieve)
         [generation] = self.decode([Request(prompt, TextAnswer(self._fitting(prompt, TEXT_LIMIT)), seed)], options)
         return self.text_of(generation)
 
@@ -344,11 +344,12 @@ class CM3Pipeline:
         prompt = self.tasks[task].prompt
         return prompt(words) if image is None else prompt(self._segment(image), words)
 
-    def _prompt(self, turns: Sequence[Turn], reserve: int, retrieve: int = 0) -> Prompt:
-        """What the model sees before it answers; retrieved documents leave room for `reserve` tokens."""
+    def _prompt(self, turns: Sequence[Turn], reserve: int, answer: SpanKind | None = None, retrieve: int = 0) -> Prompt:
+        """What the model sees before it answers with a segment of kind `answer` (None: of either); retrieved documents leave
+        room for `reserve` tokens."""
         if retrieve < 0:
             raise UsageError(f"retrieve must be at least 0, got {retrieve}")
-        document = encode_prompt(turns, self.tokenizer)
+        document = encode_prompt(turns, self.tokenizer, answer=answer)
         room = self.model.config.max_position_embeddings - reserve
         if retrieve == 0 or len(document) > room:
             return continuation(document, self.vocab)

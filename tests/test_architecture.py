@@ -27,8 +27,9 @@ ALL_STAGES = {
     "cm3.model",
     "cm3.pretrain",
     "cm3.decode",
+    "cm3.convert",
 }
-PIPELINE = {"cm3.pipeline", "cm3.model_folder", "cm3.tokenize", "cm3.gaps", "cm3.choosing"}
+PIPELINE = {"cm3.pipeline", "cm3.model_folder", "cm3.tokenize", "cm3.gaps", "cm3.choosing", "cm3.model_conversion"}
 
 # unit → what it may import at module level; a unit is the longest prefix of a module's name that stands here
 ALLOWED: dict[str, set[str]] = {
@@ -44,7 +45,9 @@ ALLOWED: dict[str, set[str]] = {
     "cm3.model": CORE,
     "cm3.pretrain": CORE | {"cm3.documents", "cm3.tokens", "cm3.sequences", "cm3.model", "cm3.train"},
     "cm3.decode": CORE | {"cm3.documents", "cm3.tokens", "cm3.model"},
+    "cm3.convert": CORE | {"cm3.model", "cm3.tokens"},
     "cm3.model_folder": ALL_STAGES,
+    "cm3.model_conversion": ALL_STAGES | {"cm3.model_folder"},
     "cm3.tokenize": ALL_STAGES,
     "cm3.gaps": ALL_STAGES,
     "cm3.choosing": ALL_STAGES,

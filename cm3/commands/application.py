@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from cm3.commands import chat, generation, inspection, retrieval, sft, training, vqgan
+from cm3.commands import chat, conversion, generation, inspection, retrieval, sft, training, vqgan
 
 app = typer.Typer(
     name="cm3",
@@ -28,6 +28,7 @@ app.command("chat")(chat.chat)
 app.command("tokenize")(training.tokenize)
 app.command("train")(training.train)
 app.command("eval")(training.evaluate)
+app.command("convert")(conversion.convert)
 app.command("list")(inspection.list_kind)
 app.command("info")(inspection.info)
 app.command("verify")(inspection.verify)

@@ -18,6 +18,7 @@ REGISTRIES = MappingProxyType(
         "strategies": "cm3.decode.strategies:STRATEGIES",
         "networks": "vqgan.networks:NETWORKS",
         "quantizers": "vqgan.quantizers:QUANTIZERS",
+        "model-formats": "cm3.convert:MODEL_FORMATS",
         "checkpoints": "vqgan.conversion:CHECKPOINT_FORMATS",
         "encoders": "retrieval.encoders:ENCODERS",
         "indexes": "retrieval.index:INDEXES",

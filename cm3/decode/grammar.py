@@ -52,7 +52,7 @@ class ImageAnswer:
 
 @dataclass(frozen=True)
 class TextAnswer:
-    """One text segment of at least one token, ended by `<eos>` or `<break>` (which is not part of it)."""
+    """One text segment of at least one token, ended by `<eos>`, `<break>` or the mark of a picture (which is not part of it)."""
 
     limit: int = 64
 
@@ -60,7 +60,8 @@ class TextAnswer:
         return self.limit
 
     def walk(self, vocab: Vocab) -> Walk:
-        _, closed = yield from _text(vocab, self.limit, (vocab.eos_id, vocab.break_id))
+        mark = () if vocab.image_marks is None else vocab.image_marks[:1]
+        _, closed = yield from _text(vocab, self.limit, (vocab.eos_id, vocab.break_id, *mark))
         return "stop" if closed is not None else "length"
 
 
@@ -120,7 +121,7 @@ class InfillAnswer:
 
 @dataclass(frozen=True)
 class FreeAnswer:
-    """Any interleaving of texts and pictures, separated by `<break>` and ended by `<eos>`.
+    """Any interleaving of texts and pictures in the layout of the vocabulary, ended by `<eos>`.
 
     A picture is begun only when all of it still fits into `limit` tokens and fewer than `max_images` were drawn.
     """
@@ -132,6 +133,27 @@ class FreeAnswer:
         return self.limit
 
     def walk(self, vocab: Vocab) -> Walk:
+        return self._separated(vocab) if vocab.image_marks is None else self._enclosed(vocab, *vocab.image_marks)
+
+    def _enclosed(self, vocab: Vocab, image_open: int, image_close: int) -> Walk:
+        """Text token by token; the mark that opens a picture forces all of it and the mark that closes it."""
+        used = images = 0
+        in_text = False
+        while used < self.limit:
+            fits = images < self.max_images and used + vocab.num_image_tokens + 2 <= self.limit
+            marks = [image_open] * fits + [vocab.eos_id] * (used > 0) + [vocab.break_id] * in_text
+            (token,) = yield Stretch((_text_range(vocab), *_ids(*marks)), (0,))
+            used += 1
+            if token == vocab.eos_id:
+                return "stop"
+            in_text = bool(vocab.is_text(int(token)))
+            if token == image_open:
+                yield Stretch(_image(vocab), tuple(range(1, vocab.num_image_tokens + 1)))
+                yield _forced(image_close)
+                used, images = used + vocab.num_image_tokens + 1, images + 1
+        return "length"
+
+    def _separated(self, vocab: Vocab) -> Walk:
         used = images = 0
         while used < self.limit:
             may_draw = images < self.max_images and used + vocab.num_image_tokens <= self.limit

@@ -14,6 +14,7 @@ import numpy as np
 from cm3.core.errors import InputError, UsageError
 from cm3.decode.grammar import Gap, InfillAnswer
 from cm3.tokens import Span, TokenizedDocument, Vocab
+from cm3.tokens.layout import extent
 from cm3.tokens.tokenized import SpanKind
 
 
@@ -48,25 +49,28 @@ class Prompt:
     def without(self, kind: SpanKind) -> Stream:
         """The prompt without its retrieved documents, every segment of `kind` replaced by `<mask:0>`.
 
-        A prompt with gaps already uses `<mask:0>`, so there the segment goes altogether, with its `<break>`.
+        A prompt with gaps already uses `<mask:0>`, so there the segment goes altogether, with its `<break>`; and so it does
+        where marks enclose pictures, as in Chameleon's own streams.
         """
         keep = np.ones(len(self.token_ids), bool)
         keep[1 : self.context_stop] = False
         token_ids = self.token_ids.copy()
+        leaves = self.infills or self.vocab.image_marks is not None
         for segment in self.spans:
             if segment.kind != kind or segment.start < self.context_stop:
                 continue
-            if self.infills and not self.vocab.is_mask(token_ids[segment.start : segment.stop]).any():
-                keep[segment.start : segment.stop + 1] = False
-            elif not self.infills:
+            if leaves and not self.vocab.is_mask(token_ids[segment.start : segment.stop]).any():
+                first, stop = extent(token_ids, segment, self.vocab)
+                keep[first:stop] = False
+            elif not leaves:
                 token_ids[segment.start] = self.vocab.mask_id(0)
                 keep[segment.start + 1 : segment.stop] = False
         grid = np.where(self.vocab.is_image(token_ids), self.grid_positions, 0)
         return Stream(token_ids[keep], grid[keep])
 
     def unconditional(self) -> Stream:
-        """`<bos> <mask:0> <break>`, the beginning of a document of which only this answer is left."""
-        return Stream(np.array([self.vocab.bos_id, self.vocab.mask_id(0), self.vocab.break_id]), np.zeros(3, np.int64))
+        """The beginning of a document of which only this picture is left; see `unconditional_image`."""
+        return unconditional_image(self.vocab).stream()
 
 
 def continuation(document: TokenizedDocument, vocab: Vocab, context_segments: int = 0) -> Prompt:
@@ -74,12 +78,18 @@ def continuation(document: TokenizedDocument, vocab: Vocab, context_segments: in
 
     context_segments: how many of its first segments are retrieved documents.
     """
-    stop = document.spans[context_segments - 1].stop + 1 if context_segments else 1
+    stop = 1
+    if context_segments and context_segments < len(document.spans):
+        stop = extent(document.token_ids, document.spans[context_segments], vocab)[0]
+    elif context_segments:
+        stop = document.spans[-1].stop + 1
     return Prompt(vocab, document.token_ids, document.grid_positions, document.spans, context_stop=stop)
 
 
 def unconditional_image(vocab: Vocab) -> Prompt:
-    """A picture of anything: `<bos> <mask:0> <break>`."""
+    """A picture of anything: `<bos> <mask:0> <break>`, or where marks enclose pictures `<bos> <image>`."""
+    if vocab.image_marks is not None:
+        return Prompt(vocab, np.array([vocab.bos_id, vocab.image_marks[0]]), np.zeros(2, np.int64))
     token_ids = np.array([vocab.bos_id, vocab.mask_id(0), vocab.break_id])
     return Prompt(vocab, token_ids, np.zeros(3, np.int64), (Span("text", 1, 2),))
 

@@ -23,7 +23,8 @@ class CM3Config(PreTrainedConfig):
         grid_embedding: add a learned row and a learned column vector to every image token; needs `grid_shape` (h, w).
         norm: "rmsnorm" (learned gain) or "layernorm_no_affine"; norm_eps.
         norm_placement: "pre", x + f(norm(x)), or "post_branch", x + norm(f(x)) (Chameleon 34B).
-        qk_norm: "none", "shared" (LayerNorm over K, one gain for all heads) or "per_head" (a gain and a bias per head).
+        qk_norm: "none", "shared" (LayerNorm over K, one gain for all heads) or "per_head" (a gain and a bias per head);
+        qk_norm_eps.
         activation: "swiglu", "relu", "gelu" or "silu" (the last three without a gate).
         attention_pattern: which positions may see which, a name in `attention_patterns.PATTERNS`.
         dropout: after each residual branch; attention_dropout: on the attention weights; attention_bias: on q, k, v, o.
@@ -57,6 +58,7 @@ class CM3Config(PreTrainedConfig):
     norm_eps: float = 1e-5
     norm_placement: Literal["pre", "post_branch"] = "pre"
     qk_norm: Literal["none", "shared", "per_head"] = "none"
+    qk_norm_eps: float = 1e-5
     activation: Literal["swiglu", "relu", "gelu", "silu"] = "swiglu"
     attention_pattern: str = "causal"
     dropout: float = 0.0

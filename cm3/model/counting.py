@@ -14,17 +14,18 @@ from cm3.model.configuration import CM3Config
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Numbers of learned parameters. `total` counts tied embeddings once; `matrices` is what every token is multiplied with
-    (blocks and head, no look-up tables)."""
+    """Numbers of learned parameters. `total` counts tied embeddings once; `vectors` are the gains and biases among `blocks`;
+    `matrices` is what every token is multiplied with (blocks and head, no vectors, no look-up tables)."""
 
     total: int
     embeddings: int
     blocks: int
     head: int
+    vectors: int = 0
 
     @property
     def matrices(self) -> int:
-        return self.blocks + self.head
+        return self.blocks - self.vectors + self.head
 
 
 def count_parameters(config: CM3Config) -> ParameterCount:
@@ -36,13 +37,14 @@ def count_parameters(config: CM3Config) -> ParameterCount:
     gains = {"none": 0, "shared": 2 * head_dim, "per_head": 2 * head_dim * (heads + kv_heads)}[config.qk_norm]
     mlp = width * config.intermediate_size * (3 if config.activation == "swiglu" else 2)
     norm = width if config.norm == "rmsnorm" else 0
-    blocks = config.num_hidden_layers * (attention + biases + gains + mlp + 2 * norm)
+    vectors = config.num_hidden_layers * (biases + gains + 2 * norm)
+    blocks = config.num_hidden_layers * (attention + mlp) + vectors
     head = config.vocab_size * width
     places = config.max_position_embeddings if config.position_embedding == "learned" else 0
     places += sum(config.grid_shape or ()) if config.grid_embedding else 0
     embeddings = head + places * width
     total = blocks + norm + embeddings + (0 if config.tie_word_embeddings else head)
-    return ParameterCount(total=total, embeddings=embeddings, blocks=blocks, head=head)
+    return ParameterCount(total=total, embeddings=embeddings, blocks=blocks, head=head, vectors=vectors)
 
 
 def flops_per_token(config: CM3Config, row_length: int, training: bool = True, head_fraction: float = 1.0) -> float:
@@ -52,7 +54,7 @@ def flops_per_token(config: CM3Config, row_length: int, training: bool = True, h
     when only some rows get logits or only a range of ids is projected.
     """
     count = count_parameters(config)
-    forward = 2.0 * (count.blocks + head_fraction * count.head)
+    forward = 2.0 * (count.matrices - (1.0 - head_fraction) * count.head)
     attention_width = config.num_attention_heads * config.head_dim
     forward += config.num_hidden_layers * 4.0 * attention_width * row_length / 2
     return forward * (3.0 if training else 1.0)
@@ -82,11 +84,23 @@ def training_memory(
 ) -> TrainingMemory:
     """An estimate: weights and gradients in `bytes_per_number`, optimizer states in float32, stored activations per token.
 
-    Activations: per layer about 10 D + 3 I numbers are kept for the backward pass (the inputs of every matrix, queries, keys,
-    values, gate, up and their product), or D with activation checkpointing; logits are not counted (losses work in chunks).
+    Activations: what a layer keeps for its backward pass (`_kept_per_layer`), or D numbers with activation checkpointing;
+    logits are not counted (losses work in chunks), nor what attention keeps when it writes its scores out.
     """
     total = count_parameters(config).total
-    width, inner = config.hidden_size, config.intermediate_size
-    per_layer = width if checkpointing else 10 * width + (3 if config.activation == "swiglu" else 2) * inner
-    activations = tokens_per_step * config.num_hidden_layers * per_layer * bytes_per_number
+    per_layer = config.hidden_size if checkpointing else _kept_per_layer(config)
+    kept = config.num_hidden_layers * per_layer + 2 * config.hidden_size  # the last norm's input and output
+    activations = tokens_per_step * kept * bytes_per_number
     return TrainingMemory(total * bytes_per_number, total * bytes_per_number, 4 * optimizer_numbers * total, activations)
+
+
+def _kept_per_layer(config: CM3Config) -> int:
+    """Numbers per token that one layer keeps: the inputs of norms and matrices, queries, keys, values and their mixture,
+    and of the feed-forward what its activation and product need."""
+    width, queries = config.hidden_size, config.num_attention_heads * config.head_dim
+    keys = config.num_key_value_heads * config.head_dim
+    kept = 4 * width + 2 * queries + 2 * keys
+    kept += 2 * (queries + keys) if config.qk_norm != "none" else 0  # before and after their norm
+    kept += 2 * width if config.norm == "rmsnorm" else 0  # normalized, before the gain
+    kept += 2 * width if config.dropout else 0  # the masks
+    return kept + {"swiglu": 4, "relu": 1}.get(config.activation, 2) * config.intermediate_size

@@ -50,7 +50,7 @@ class CM3HeadNorm(nn.Module):
     def __init__(self, config: CM3Config, heads: int) -> None:
         super().__init__()
         per_head = config.qk_norm == "per_head"
-        self.head_shape, self.eps = (config.head_dim,), config.norm_eps
+        self.head_shape, self.eps = (config.head_dim,), config.qk_norm_eps
         shape = (heads, config.head_dim) if per_head else self.head_shape
         self.weight = nn.Parameter(torch.ones(shape))
         self.bias = nn.Parameter(torch.zeros(shape)) if per_head else None

@@ -42,6 +42,9 @@ _CHAMELEON = {
     "grid_shape": (32, 32),
     "image_start": 4,
     "image_stop": 8196,
+    "bos_token_id": 0,
+    "pad_token_id": 1,
+    "eos_token_id": 2,
 }
 
 

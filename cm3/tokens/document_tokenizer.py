@@ -17,9 +17,10 @@ from cm3.core.artefact import read_json, write_json
 from cm3.core.errors import ArtefactError, InputError, UsageError
 from cm3.core.protocols import ImageTokenizer
 from cm3.documents.document import Document, ImageSegment, Segment, TextSegment
+from cm3.tokens.layout import split, split_leniently
 from cm3.tokens.text import BPETextTokenizer, require_encodable
-from cm3.tokens.tokenized import SpanKind, TokenizedDocument, assemble
-from cm3.tokens.vocab import Vocab
+from cm3.tokens.tokenized import TokenizedDocument, assemble
+from cm3.tokens.vocab import SpanKind, Vocab
 
 LAYOUT_FILE = "token_layout.json"
 IMAGE_BATCH = 64  # pictures per call of the image tokenizer: bounds memory, not the result
@@ -88,7 +89,7 @@ class DocumentTokenizer:
         unfinished is left out instead: reading stops at the first `<eos>`, incomplete pictures and stray ids vanish.
         """
         ids = np.asarray(token_ids, np.int64).reshape(-1)
-        pieces = _split_strictly(ids, self.vocab) if strict else _split_leniently(ids, self.vocab)
+        pieces = split(ids, self.vocab) if strict else split_leniently(ids, self.vocab)
         segments = [self._decode_piece(piece) for piece in pieces]
         return Document(id, tuple(self._with_images(segments) if images else segments))
 
@@ -182,43 +183,3 @@ def vocab_for(text: BPETextTokenizer, codebook_size: int, grid_shape: tuple[int,
     """The vocabulary in the default layout around a trained text tokenizer and an image codebook."""
     num_masks = text.first_id - Vocab.mask_start
     return Vocab(text.vocab_size, codebook_size, grid_shape, num_masks)
-
-
-def _split_strictly(ids: np.ndarray, vocab: Vocab) -> list[np.ndarray]:
-    if len(ids) < 2 or ids[0] != vocab.bos_id or ids[-1] != vocab.eos_id:
-        raise InputError("the token ids are not a whole document: it starts with <bos> and ends with <eos>")
-    if vocab.is_mask(ids).any() or (ids == vocab.eoss_id).any():
-        raise InputError("the token ids hold moved spans (<mask:i>, <eoss>); restore their order before decoding")
-    if len(ids) == 2:
-        return []
-    pieces = np.split(ids[1:], np.flatnonzero(ids[1:-1] == vocab.break_id))
-    pieces = [piece[index > 0 :] for index, piece in enumerate(pieces)]
-    pieces[-1] = pieces[-1][:-1]
-    for index, piece in enumerate(pieces):
-        whole_image = len(piece) == vocab.num_image_tokens and vocab.is_image(piece).all()
-        if not whole_image and not (len(piece) > 0 and vocab.is_text(piece).all()):
-            raise InputError(_what_is_wrong(piece, vocab, index))
-    return pieces
-
-
-def _what_is_wrong(piece: np.ndarray, vocab: Vocab, index: int) -> str:
-    where = f"segment {index} of the token ids"
-    if len(piece) == 0:
-        return f"{where} is empty: two <break> stand side by side"
-    is_image = vocab.is_image(piece)
-    if is_image.all():
-        return f"{where} is a picture of {len(piece)} tokens, expected {vocab.num_image_tokens} (grid_shape={vocab.grid_shape})"
-    stray = piece[~is_image & ~vocab.is_text(piece)]
-    if len(stray):
-        return f"{where} holds id {int(stray[0])}, which is neither text nor a picture"
-    return f"{where} mixes text and picture tokens without a <break> between them"
-
-
-def _split_leniently(ids: np.ndarray, vocab: Vocab) -> list[np.ndarray]:
-    ends = np.flatnonzero(ids == vocab.eos_id)
-    ids = ids[: ends[0]] if len(ends) else ids
-    kinds = np.where(vocab.is_image(ids), 2, np.where(vocab.is_text(ids), 1, 0))  # (T,) 2 image, 1 text, 0 neither
-    starts = np.flatnonzero(np.diff(kinds, prepend=-1))
-    runs = [run for run in np.split(ids, starts[1:]) if len(run)]
-    whole = [vocab.is_text(int(run[0])) or (vocab.is_image(int(run[0])) and len(run) == vocab.num_image_tokens) for run in runs]
-    return [run for run, keep in zip(runs, whole) if keep]

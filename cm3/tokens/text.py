@@ -26,7 +26,7 @@ NUM_BYTES = 256
 
 
 class BPETextTokenizer:
-    """A trained tokenizer; make one with `train` or `load`.
+    """A trained tokenizer; make one with `train` or `load`, or give any byte-level BPE whose other ids are special tokens.
 
     first_id: the smallest text id; vocab_size: number of text ids (special tokens not counted), so the text range of
     the vocabulary is [first_id, first_id + vocab_size).
@@ -40,6 +40,7 @@ class BPETextTokenizer:
         self.first_id = min(text_ids)
         self.vocab_size = max(text_ids) + 1 - self.first_id
         self._space_id = int(tokenizer.get_vocab()["Ġ"])  # the byte 0x20 in the alphabet of byte-level BPE
+        self._can_be_empty = self.decode([self._space_id]) == ""
 
     @classmethod
     def train(cls, corpus: Iterable[str], vocab_size: int, num_masks: int = 16) -> BPETextTokenizer:
@@ -67,7 +68,8 @@ class BPETextTokenizer:
     def encode(self, text: str) -> list[int]:
         """Vocabulary ids of `text`, never a special id and never empty (the empty text is one space token).
 
-        Raises `InputError` for a text with lone surrogates, which is not Unicode.
+        Raises `InputError` for a text with lone surrogates, which is not Unicode, and for an empty text if this tokenizer
+        puts no space before a text: then no token could be read back as nothing.
         """
         return self.encode_batch([text])[0]
 
@@ -76,6 +78,8 @@ class BPETextTokenizer:
         for text in texts:
             require_encodable(text)
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        if not self._can_be_empty and not all(encoding.ids for encoding in encodings):
+            raise InputError("a text is empty, which this tokenizer has no token for; leave that segment out")
         return [encoding.ids or [self._space_id] for encoding in encodings]
 
     def decode(self, ids: Sequence[int]) -> str:

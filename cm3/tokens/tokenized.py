@@ -1,28 +1,18 @@
 """`TokenizedDocument`: a document as token ids, with where each segment lies and how much each token counts.
 
-Layout: `<bos> segment (<break> segment)* <eos>`; `<break>` stands between any two neighboring segments, so every
-interleaving can be read back. A picture is its h · w image ids in raster order.
+The delimiters between segments are those of `layout.py`, from which every interleaving can be read back. A picture is its
+h · w image ids in raster order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
 
 import numpy as np
 
-from cm3.tokens.vocab import Vocab
-
-SpanKind = Literal["text", "image"]
-
-
-class Span(NamedTuple):
-    """Positions [start, stop) of one segment's content, without the `<break>`, `<bos>` or `<eos>` beside it."""
-
-    kind: SpanKind
-    start: int
-    stop: int
+from cm3.tokens.layout import Span, delimiters
+from cm3.tokens.vocab import SpanKind, Vocab
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,27 +39,33 @@ def assemble(
 ) -> TokenizedDocument:
     """Join segments of (kind, ids (n,)) into the document layout.
 
-    weights: per segment, the loss weight of its tokens and of the `<break>` or `<eos>` that closes it (default 1).
+    weights: per segment, the loss weight of its tokens and of the delimiters that belong to it (default 1): what closes it,
+    and a mark that opens it.
     """
-    count = len(segments)
-    sizes = [len(ids) for _, ids in segments]
-    token_ids = np.empty(sum(sizes) + max(count, 1) + 1, np.int64)  # (T,)
-    grid_positions = np.zeros(len(token_ids), np.int64)
-    loss_weights = np.ones(len(token_ids), np.float32)
-    token_ids[0] = vocab.bos_id
-    spans, start = [], 1
-    for index, (kind, ids) in enumerate(segments):
-        stop = start + len(ids)
-        token_ids[start:stop] = ids
-        token_ids[stop] = vocab.break_id
-        if kind == "image":
-            grid_positions[start:stop] = np.arange(1, len(ids) + 1)
-        if weights is not None:
-            loss_weights[start : stop + 1] = weights[index]
-        spans.append(Span(kind, start, stop))
-        start = stop + 1
-    token_ids[-1] = vocab.eos_id
-    return TokenizedDocument(id, token_ids, grid_positions, tuple(spans), loss_weights)
+    per_segment = [1.0] * len(segments) if weights is None else weights
+    ids: list[np.ndarray] = []
+    grid: list[np.ndarray] = []
+    loss: list[np.ndarray] = []
+    spans: list[Span] = []
+    length, weight = 0, 1.0
+    before: SpanKind | None = None
+
+    def append(piece: np.ndarray, weight: float, positions: np.ndarray | None = None) -> None:
+        nonlocal length
+        ids.append(piece)
+        grid.append(np.zeros(len(piece), np.int64) if positions is None else positions)
+        loss.append(np.full(len(piece), weight, np.float32))
+        length += len(piece)
+
+    for (kind, content), own_weight in zip(segments, per_segment, strict=True):
+        closing, opening = delimiters(vocab, before, kind)
+        append(np.asarray(closing, np.int64), weight)
+        append(np.asarray(opening, np.int64), own_weight)
+        spans.append(Span(kind, length, length + len(content)))
+        append(content, own_weight, np.arange(1, len(content) + 1) if kind == "image" else None)
+        before, weight = kind, own_weight
+    append(np.asarray([id_ for group in delimiters(vocab, before, None) for id_ in group], np.int64), weight)
+    return TokenizedDocument(id, np.concatenate(ids), np.concatenate(grid), tuple(spans), np.concatenate(loss))
 
 
 def grid_positions_of(token_ids: np.ndarray, vocab: Vocab) -> np.ndarray:

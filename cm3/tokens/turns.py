@@ -2,7 +2,7 @@
 
 Training and inference prompts come from the same function, so a model is never asked in a form it was not trained on.
 The segments of all turns form one document in the usual layout; every turn boundary is a segment boundary. A trained
-turn weighs 1, its inner `<break>`s and the `<break>` or `<eos>` that closes it included: the model must learn to stop.
+turn weighs 1, the delimiters that belong to it included: the model must learn to stop.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from typing import Literal
 import numpy as np
 
 from cm3.core.errors import UsageError
-from cm3.documents.document import Segment
+from cm3.documents.document import Segment, TextSegment
 from cm3.tokens.document_tokenizer import DocumentTokenizer
+from cm3.tokens.layout import delimiters
 from cm3.tokens.tokenized import TokenizedDocument, assemble
+from cm3.tokens.vocab import SpanKind
 
 
 @dataclass(frozen=True)
@@ -43,27 +45,33 @@ def encode_turns(turns: Sequence[Turn], tokenizer: DocumentTokenizer, id: str = 
     return document
 
 
-def encode_prompt(turns: Sequence[Turn], tokenizer: DocumentTokenizer, id: str = "") -> TokenizedDocument:
+def encode_prompt(
+    turns: Sequence[Turn], tokenizer: DocumentTokenizer, id: str = "", answer: SpanKind | None = None
+) -> TokenizedDocument:
     """What the model sees before it answers: the encoding of `turns`, cut before the first trained turn.
 
-    It ends right after the `<break>` that stands before the first token to generate. Without a trained turn all turns
-    are the prompt; without any turn before the answer it is `<bos>` alone.
+    answer: the kind of segment that will follow, if it is known; a trained turn says it itself. The prompt ends right after
+    the delimiters that stand before the first token of that segment (`<break>`, or the mark that opens a picture); of an
+    unknown kind, after what closes the last one, as if a text followed. Without a trained turn all turns are the prompt.
     """
     first = next((index for index, turn in enumerate(turns) if turn.train), len(turns))
     given = [replace(turn, train=False) for turn in turns[:first]]
+    if first < len(turns) and turns[first].segments:
+        answer = "text" if isinstance(turns[first].segments[0], TextSegment) else "image"
     document = encode_turns(given, tokenizer, id)
-    if not given:
-        return _cut(document, 1)
-    document.token_ids[-1] = tokenizer.vocab.break_id  # the <eos> of the given turns is where the answer begins
-    return document
-
-
-def prompt_ids(turns: Sequence[Turn], tokenizer: DocumentTokenizer) -> np.ndarray:
-    """The token ids (T,) int64 of `encode_prompt`."""
-    return encode_prompt(turns, tokenizer).token_ids
-
-
-def _cut(document: TokenizedDocument, stop: int) -> TokenizedDocument:
+    last = document.spans[-1].kind if document.spans else None
+    closing, opening = delimiters(tokenizer.vocab, last, answer or "text")
+    ending = np.asarray([*closing, *opening], np.int64)
+    stop = document.spans[-1].stop if document.spans else 0
     return TokenizedDocument(
-        document.id, document.token_ids[:stop], document.grid_positions[:stop], (), document.loss_weights[:stop]
+        document.id,
+        np.concatenate([document.token_ids[:stop], ending]),  # (T',)
+        np.concatenate([document.grid_positions[:stop], np.zeros_like(ending)]),  # (T',)
+        document.spans,
+        np.zeros(stop + len(ending), np.float32),
     )
+
+
+def prompt_ids(turns: Sequence[Turn], tokenizer: DocumentTokenizer, answer: SpanKind | None = None) -> np.ndarray:
+    """The token ids (T,) int64 of `encode_prompt`."""
+    return encode_prompt(turns, tokenizer, answer=answer).token_ids

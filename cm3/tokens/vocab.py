@@ -4,8 +4,9 @@
                            0     1     2      3       4  |     5    … |          |
 
 Every question about an id is answered by comparing it with a range; nothing walks a dictionary. All ranges are
-fields, so a released layout such as Chameleon's (image ids 4..8195, specials elsewhere, text after) is expressed by
-giving them (arXiv:2405.09818; arXiv:2309.02591 for `<break>`, arXiv:2201.07520 for the mask tokens).
+fields, so a released layout such as Chameleon's (image ids 4..8195, marks around pictures, text after) is expressed by
+giving them (arXiv:2405.09818; arXiv:2309.02591 for `<break>`, arXiv:2201.07520 for the mask tokens). `layout.py` says
+which of them stand between segments.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 from cm3.core.errors import UsageError
+
+SpanKind = Literal["text", "image"]
 
 AFTER = -1  # "right after what comes before", in place of an id
 
@@ -29,6 +32,7 @@ class Vocab:
     text_size: number of text ids; codebook_size: number of image codes; grid_shape: code rows and columns (h, w) of one
     picture; num_masks: how many sentinels `<mask:i>` there are. The rest places the ranges; what is left out (`AFTER`)
     follows the default layout. `size` is the number of ids in all and may be larger than needed (padded embeddings).
+    image_open_id, image_close_id: marks before and behind every picture, both or neither (see `layout.py`).
 
     Raises `UsageError` when a size is not positive, two ranges overlap, or an id lies outside `size`.
     """
@@ -46,6 +50,8 @@ class Vocab:
     text_start: int = AFTER
     image_start: int = AFTER
     size: int = AFTER
+    image_open_id: int | None = None
+    image_close_id: int | None = None
 
     def __post_init__(self) -> None:
         self._require_positive_sizes()
@@ -79,6 +85,13 @@ class Vocab:
         """Tokens of one picture: h · w."""
         return self.grid_shape[0] * self.grid_shape[1]
 
+    @property
+    def image_marks(self) -> tuple[int, int] | None:
+        """The ids before and behind every picture; None: pictures are parted by `<break>`, as texts are."""
+        if self.image_open_id is None or self.image_close_id is None:
+            return None
+        return self.image_open_id, self.image_close_id
+
     def mask_id(self, index: int) -> int:
         """The id of `<mask:index>`. Raises `UsageError` outside [0, num_masks)."""
         if not 0 <= index < self.num_masks:
@@ -106,9 +119,11 @@ class Vocab:
         return ids - self.image_start
 
     def special_tokens(self) -> dict[str, int]:
-        """Spelling → id of every special token, in the order of the default layout."""
+        """Our spelling → id of every special token, in the order of the default layout."""
         ids = [self.pad_id, self.bos_id, self.eos_id, self.break_id, self.eoss_id, *range(self.mask_start, self.mask_stop)]
-        return dict(zip(special_names(self.num_masks), ids))
+        named = dict(zip(special_names(self.num_masks), ids))
+        marks = {"<image>": self.image_open_id, "</image>": self.image_close_id}
+        return named | {name: id_ for name, id_ in marks.items() if id_ is not None}
 
     @property
     def fingerprint(self) -> str:
@@ -117,7 +132,8 @@ class Vocab:
 
     def to_json(self) -> dict[str, Any]:
         """All fields as JSON values; `from_json` inverts it."""
-        return asdict(self) | {"grid_shape": list(self.grid_shape)}
+        values = asdict(self) | {"grid_shape": list(self.grid_shape)}
+        return {name: value for name, value in values.items() if value is not None}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Vocab:
@@ -136,8 +152,9 @@ class Vocab:
         return (ids >= start) & (ids < stop)
 
     def _ranges(self) -> list[tuple[str, int, int]]:
-        specials = ("pad_id", "bos_id", "eos_id", "break_id", "eoss_id")
-        singles = [(name, getattr(self, name), getattr(self, name) + 1) for name in specials]
+        specials = ("pad_id", "bos_id", "eos_id", "break_id", "eoss_id", "image_open_id", "image_close_id")
+        given = [(name, getattr(self, name)) for name in specials if getattr(self, name) is not None]
+        singles = [(name, id_, id_ + 1) for name, id_ in given]
         masks = ("the sentinels", self.mask_start, self.mask_stop)
         return [*singles, masks, ("text", self.text_start, self.text_stop), ("image", self.image_start, self.image_stop)]
 
@@ -148,6 +165,8 @@ class Vocab:
         for name, value in (named | {"grid_shape": min(self.grid_shape)}).items():
             if value < 1:
                 raise UsageError(f"{name} must be at least 1, got {value}")
+        if (self.image_open_id is None) != (self.image_close_id is None):
+            raise UsageError("image_open_id and image_close_id belong together; give both or neither")
 
     def _require_disjoint_ranges(self) -> None:
         ranges = sorted(self._ranges(), key=lambda entry: entry[1])

@@ -12,7 +12,8 @@ import numpy as np
 
 from cm3.documents.document import Document
 from cm3.tokens.document_tokenizer import DocumentTokenizer
-from cm3.tokens.tokenized import Span, TokenizedDocument
+from cm3.tokens.layout import Span, extent
+from cm3.tokens.tokenized import TokenizedDocument
 from cm3.tokens.turns import Turn, encode_turns
 from cm3.tokens.vocab import Vocab
 
@@ -49,20 +50,24 @@ def encode_example(task: Task, document: Document, tokenizer: DocumentTokenizer,
 def blank_text(example: TokenizedDocument, vocab: Vocab) -> TokenizedDocument:
     """The example with every text of its prompt replaced by `<mask:0>`: what guidance takes as "no condition".
 
-    Section 2.2 of arXiv:2309.02591. A text is of the prompt when none of its tokens is trained.
+    Section 2.2 of arXiv:2309.02591. A text is of the prompt when none of its tokens is trained. Where marks enclose pictures
+    (Chameleon) the text goes altogether, as in its own stream without condition.
     """
     ids, grid, weights, spans = [], [], [], []
     end, shift = 0, 0
+    stand_in = np.array([vocab.mask_id(0)] if vocab.image_marks is None else [], np.int64)
     for span in example.spans:
         blank = span.kind == "text" and not example.loss_weights[span.start : span.stop].any()
+        start, stop = span.start + shift, span.stop + shift
         if blank:
-            ids += [example.token_ids[end : span.start], np.array([vocab.mask_id(0)])]
-            grid += [example.grid_positions[end : span.start], np.zeros(1, np.int64)]
-            weights += [example.loss_weights[end : span.start], np.zeros(1, np.float32)]
-            end = span.stop
-        start = span.start + shift
-        shift -= span.stop - span.start - 1 if blank else 0
-        spans.append(Span(span.kind, start, span.stop + shift))
+            ids += [example.token_ids[end : span.start], stand_in]
+            grid += [example.grid_positions[end : span.start], np.zeros_like(stand_in)]
+            weights += [example.loss_weights[end : span.start], np.zeros(len(stand_in), np.float32)]
+            end = span.stop if len(stand_in) else extent(example.token_ids, span, vocab)[1]
+            shift += len(stand_in) - (end - span.start)
+            stop = start + len(stand_in)
+        if stop > start:
+            spans.append(Span(span.kind, start, stop))
     return TokenizedDocument(
         example.id,
         np.concatenate([*ids, example.token_ids[end:]]),  # (T',)

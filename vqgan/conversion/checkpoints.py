@@ -6,17 +6,14 @@ that is not tensors and plain containers.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from cm3.core.errors import ArtefactError, InputError
+from cm3.core.tensor_files import load_safetensors, load_torch
 
 _NESTED = ("state_dict", "model", "ema")  # where Lightning and LlamaGen keep the tensors
 _TORCH_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
@@ -31,33 +28,14 @@ def read_tensors(source: Path) -> dict[str, Tensor]:
         files = sorted(source.glob("*.safetensors"))
         if not files:
             raise InputError(f"{source} holds no .safetensors file; name the checkpoint file itself")
-        return {name: tensor for file in files for name, tensor in _read_safetensors(file).items()}
+        return {name: tensor for file in files for name, tensor in load_safetensors(file).items()}
     if not source.is_file():
         raise InputError(f"there is no checkpoint at {source}; check the path")
     if source.suffix == ".safetensors":
-        return _read_safetensors(source)
+        return load_safetensors(source)
     if source.suffix in _TORCH_SUFFIXES:
-        return _table(_read_torch(source), source)
+        return _table(load_torch(source), source)
     raise InputError(f"{source} is of no known kind; expected .safetensors or {', '.join(_TORCH_SUFFIXES)}")
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ArtefactError(f"{path} is no readable safetensors file: {error}") from None
-
-
-def _read_torch(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0][:200]
-        raise ArtefactError(
-            f"{path} holds more than tensors and is not opened ({reason}); save its state_dict() alone where you trust it"
-        ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ArtefactError(f"{path} is no readable PyTorch checkpoint: {str(error).splitlines()[0][:200]}") from None
 
 
 def _table(value: Any, path: Path) -> dict[str, Tensor]:
