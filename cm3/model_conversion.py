@@ -24,7 +24,7 @@ from cm3.convert.streamed_model import StreamedModel
 from cm3.convert.tensor_tables import SafetensorsTable
 from cm3.core import artefact
 from cm3.core.errors import ArtefactError, InputError, StorageError, UsageError
-from cm3.core.storage import sibling
+from cm3.core.storage import full_disk_errors, sibling
 from cm3.model import CM3Config
 from cm3.model.counting import count_parameters
 from cm3.model_folder import IMAGE_TOKENIZER, KIND, LANGUAGE_MODEL_KIND, Parts, assemble_model_folder
@@ -173,7 +173,7 @@ def _scratch(out: Path) -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
     try:
-        with artefact.storage_errors(out):
+        with full_disk_errors(out):
             yield place
     finally:
         shutil.rmtree(place, ignore_errors=True)

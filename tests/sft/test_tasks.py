@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 
 from cm3.core.errors import ArtefactError, InputError, UsageError
+from cm3.decode.prompts import Prompt
 from cm3.documents.document import Document, ImageSegment, TextSegment
 from cm3.sequences.masking import restore
+from cm3.tokens.tokenized import assemble
 from cm3.tokens.turns import encode_prompt
+from cm3.tokens.vocab import Vocab
 from sft.tasks import TASKS, TASKS_FILE, load_tasks, make_task, tasks_json
 from sft.tasks.infilling import mask_image, runs
-from sft.tasks.task import Task, encode_example
+from sft.tasks.task import Task, blank_text, encode_example
 
 
 def example(name, document, tokenizer, seed=0, **options):
@@ -185,3 +188,22 @@ def test_task_options_travel_with_a_model(tmp_path):
     (tmp_path / TASKS_FILE).write_text('{"vqa": {"gone": 1}}')
     with pytest.raises(ArtefactError, match="gone"):
         load_tasks(tmp_path)
+
+
+def test_a_blanked_prompt_between_marks_is_the_stream_that_guidance_contrasts_with():
+    vocab = Vocab(
+        text_size=300, codebook_size=16, grid_shape=(2, 3), num_masks=8, bos_id=0, pad_id=1, eos_id=2, image_start=4,
+        image_close_id=20, image_open_id=21, mask_start=22, break_id=30, eoss_id=31, text_start=40,
+    )  # fmt: skip
+    text, picture = ("text", np.array([41, 42])), ("image", np.arange(4, 10))
+    for segments, weights in (([text, picture], (0, 1)), ([picture, text, text], (0, 0, 1)), ([text, text, picture], (0, 0, 1))):
+        example = assemble(segments, vocab, "d", weights)
+        blank = blank_text(example, vocab)
+        trained = example.spans[-1]
+        ids, grid = example.token_ids[: trained.start], example.grid_positions[: trained.start]
+        prompt = Prompt(vocab, ids, grid, example.spans[:-1])
+        stream = prompt.without("text").token_ids.tolist()
+        assert blank.token_ids.tolist() == stream + example.token_ids[trained.start :].tolist()
+        assert len(blank) == len(blank.grid_positions) == len(blank.loss_weights)
+        kept = [4] * any(kind == "image" for kind, _ in segments) + [41] * (segments[-1] is text)
+        assert [blank.token_ids[span.start] for span in blank.spans] == kept
