@@ -3,8 +3,7 @@
     models/7b/   params.json, consolidate_params.json, consolidated.pth, or consolidated.00.pth … one per model-parallel rank
     tokenizer/   text_tokenizer.json, vqgan.yaml, vqgan.ckpt
 
-A rank holds rows or columns of every matrix (`_LAYER`), its own QK-norm for its heads, and all of the other norms. The
-query and key rows pair rotary numbers side by side (`rotary_layout`). Tensor files are memory-mapped and read with
+What a rank holds is said in `original_names`; `original_writer` is the way back. Tensor files are memory-mapped and read with
 `weights_only=True`, so a merge holds one tensor at a time.
 """
 
@@ -20,40 +19,18 @@ import torch
 import yaml
 from torch import Tensor
 
-from cm3.convert.chameleon_config import chameleon_fields, require_chameleon
-from cm3.convert.chameleon_tokenizer import PLACEHOLDER_SLOT, foreign_tokenizer, read_tokenizer
-from cm3.convert.model_format import ImageSizes, ImageWeights, ModelFormat, OpenedModel
-from cm3.convert.rotary_layout import halves_to_pairs, pairs_to_halves
+from cm3.convert.chameleon_config import chameleon_fields
+from cm3.convert.chameleon_tokenizer import read_tokenizer
+from cm3.convert.model_format import ModelFormat, OpenedModel
+from cm3.convert.original_names import HEAD_NORM, LAYER, ROTATED, TOP, head_count
+from cm3.convert.original_writer import write_original
+from cm3.convert.rotary_layout import pairs_to_halves
 from cm3.convert.tensor_tables import RenamedTable
-from cm3.core.artefact import read_json, write_json
-from cm3.core.errors import ArtefactError, InputError, UsageError
+from cm3.core.artefact import read_json
+from cm3.core.errors import ArtefactError, InputError
 from cm3.core.tensor_files import load_torch
 from cm3.model import CM3Config
 
-_WHOLE, _ROWS, _COLUMNS = None, 0, 1
-# their name in a layer → ours, and the axis along which the ranks hold parts
-_LAYER = {
-    "attention.wq.weight": ("self_attn.q_proj.weight", _ROWS),
-    "attention.wk.weight": ("self_attn.k_proj.weight", _ROWS),
-    "attention.wv.weight": ("self_attn.v_proj.weight", _ROWS),
-    "attention.wo.weight": ("self_attn.o_proj.weight", _COLUMNS),
-    "feed_forward.w1.weight": ("mlp.gate_proj.weight", _ROWS),
-    "feed_forward.w2.weight": ("mlp.down_proj.weight", _COLUMNS),
-    "feed_forward.w3.weight": ("mlp.up_proj.weight", _ROWS),
-    "attention_norm.weight": ("input_layernorm.weight", _WHOLE),
-    "ffn_norm.weight": ("post_attention_layernorm.weight", _WHOLE),
-}
-_TOP = {
-    "tok_embeddings.weight": ("model.embed_tokens.weight", _COLUMNS),
-    "norm.weight": ("model.norm.weight", _WHOLE),
-    "output.weight": ("lm_head.weight", _ROWS),
-}
-_HEAD_NORM = {
-    f"attention.{side}_normalization.{kind}": (f"self_attn.{side}_norm.{kind}", side)
-    for side in "qk"
-    for kind in ("weight", "bias")
-}
-_ROTATED = {"attention.wq.weight": "q", "attention.wk.weight": "k"}
 _LAYER_NAME = re.compile(r"layers\.(\d+)\.(.+)")
 _CONTEXT = 4096  # of the released models; no file states it
 _IGNORED = ("rope.freqs",)
@@ -142,19 +119,15 @@ def _merged(shards: Sequence[Shard], config: CM3Config) -> RenamedTable:
     for name in shards[0]:
         match = _LAYER_NAME.fullmatch(name)
         prefix, inner = (f"model.layers.{match[1]}.", match[2]) if match else ("", name)
-        if inner in _HEAD_NORM and match:
-            ours, side = _HEAD_NORM[inner]
-            makers[prefix + ours] = partial(_joined_norm, shards, name, _heads(config, side) // len(shards))
-        elif (entry := (_LAYER if match else _TOP).get(inner)) is not None:
-            rotated = _heads(config, _ROTATED[inner]) if inner in _ROTATED else 0
+        if inner in HEAD_NORM and match:
+            ours, side = HEAD_NORM[inner]
+            makers[prefix + ours] = partial(_joined_norm, shards, name, head_count(config, side) // len(shards))
+        elif (entry := (LAYER if match else TOP).get(inner)) is not None:
+            rotated = head_count(config, ROTATED[inner]) if inner in ROTATED else 0
             makers[prefix + entry[0]] = partial(_joined, shards, name, entry[1], rotated)
         elif name not in _IGNORED:
             makers[name] = partial(shards[0].__getitem__, name)
     return RenamedTable(makers)
-
-
-def _heads(config: CM3Config, side: str) -> int:
-    return config.num_attention_heads if side == "q" else config.num_key_value_heads
 
 
 def _joined(shards: Sequence[Shard], name: str, axis: int | None, rotated_heads: int) -> Tensor:
@@ -181,97 +154,4 @@ def _image_settings(file: Path) -> dict[str, Any]:
         raise ArtefactError(f"{file} is missing or does not describe a VQGAN; restore it from the release") from None
 
 
-def _write(model: OpenedModel, images: ImageWeights, out: Path, shards: int) -> None:
-    config = model.config
-    require_chameleon(config, ("per_head", "none"))
-    if config.tie_word_embeddings or config.attention_bias:
-        raise UsageError("Chameleon's original layout has neither tied embeddings nor biases; keep this model in ours")
-    if shards < 1 or any(
-        count % shards for count in (config.num_key_value_heads, config.intermediate_size, config.vocab_size, config.hidden_size)
-    ):
-        raise UsageError(
-            f"the model cannot be split evenly into {shards} shards; give a divisor of its {config.num_key_value_heads} heads"
-        )
-    raw_tokenizer = foreign_tokenizer(model.tokenizer, PLACEHOLDER_SLOT)
-    models, parts = out / "models" / "model", out / "tokenizer"
-    models.mkdir(parents=True)
-    parts.mkdir()
-    for rank in range(shards):
-        name = "consolidated.pth" if shards == 1 else f"consolidated.{rank:02d}.pth"
-        torch.save(dict(_rank_tensors(model, rank, shards)), models / name)
-    write_json(models / "params.json", {"model": _stated_parameters(config)})
-    write_json(models / "consolidate_params.json", {"model_parallel_size": shards})
-    write_json(parts / "text_tokenizer.json", raw_tokenizer)
-    image_tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in images.tensors.items()}
-    torch.save({"state_dict": image_tensors}, parts / "vqgan.ckpt")
-    (parts / "vqgan.yaml").write_text(yaml.safe_dump(_stated_image_settings(images.sizes)), "utf-8")
-
-
-def _rank_tensors(model: OpenedModel, rank: int, shards: int) -> Any:
-    """(their name, part) of one rank; each part has a storage of its own."""
-    config = model.config
-    pairs = {f"layers.{layer}.{name}": name for layer in range(config.num_hidden_layers) for name in (*_LAYER, *_HEAD_NORM)}
-    for theirs, inner in {**pairs, **{name: name for name in _TOP}}.items():
-        prefix = "" if inner in _TOP else "model." + theirs.removesuffix(inner)
-        ours = prefix + {**_LAYER, **_TOP, **_HEAD_NORM}[inner][0]
-        if ours not in model.tensors and inner in _HEAD_NORM:
-            continue
-        tensor = model.tensors[ours]
-        if inner in _HEAD_NORM:
-            yield theirs, _rank_norm(tensor.chunk(shards)[rank], ours)
-            continue
-        axis = {**_LAYER, **_TOP}[inner][1]
-        whole = halves_to_pairs(tensor, _heads(config, _ROTATED[inner])) if inner in _ROTATED else tensor
-        yield (
-            theirs,
-            (whole if axis is None else whole.chunk(shards, dim=axis)[rank]).clone(memory_format=torch.contiguous_format),
-        )
-
-
-def _rank_norm(heads: Tensor, name: str) -> Tensor:
-    """(H / R, K), equal rows → (K,). Raises `UsageError` when the heads of one rank differ, which the layout cannot say."""
-    if not torch.equal(heads, heads[:1].expand_as(heads)):
-        raise UsageError(
-            f"{name} differs between heads that one shard would hold, and the original layout has one per shard; "
-            "write the layout of transformers (--to chameleon), or as many shards as heads"
-        )
-    return halves_to_pairs(heads[0], 1).clone()
-
-
-def _stated_parameters(config: CM3Config) -> dict[str, Any]:
-    plain = int(8 * config.hidden_size / 3)
-    fits = 256 * -(-plain // 256) == config.intermediate_size
-    multiplier = None if fits or config.intermediate_size >= plain else config.intermediate_size / (2 * plain)
-    return {
-        "dim": config.hidden_size,
-        "n_layers": config.num_hidden_layers,
-        "n_heads": config.num_attention_heads,
-        "n_kv_heads": None if config.num_key_value_heads == config.num_attention_heads else config.num_key_value_heads,
-        "vocab_size": config.vocab_size,
-        "ffn_dim_multiplier": multiplier,
-        "multiple_of": 256 if fits else config.intermediate_size,  # so that rounding up gives the width
-        "norm_eps": config.norm_eps,
-        "rope_theta": config.rotary_base,
-        "qk_normalization": config.qk_norm != "none",
-        "swin_norm": config.norm_placement == "post_branch",
-    }
-
-
-def _stated_image_settings(sizes: ImageSizes) -> dict[str, Any]:
-    network = {
-        "double_z": False,
-        "z_channels": sizes.latent_channels,
-        "resolution": sizes.resolution,
-        "in_channels": 3,
-        "out_ch": 3,
-        "ch": sizes.channels,
-        "ch_mult": list(sizes.channel_multipliers),
-        "num_res_blocks": sizes.residual_blocks,
-        "attn_resolutions": list(sizes.attention_resolutions),
-        "dropout": 0.0,
-    }
-    settings = {"embed_dim": sizes.codebook_dim, "n_embed": sizes.codebook_size, "ddconfig": network}
-    return {"model": {"params": {**settings, "lossconfig": {"target": "torch.nn.Identity"}, "ckpt_path": None}}}
-
-
-FORMAT = ModelFormat(_recognizes, _open, _write)
+FORMAT = ModelFormat(_recognizes, _open, write_original)

@@ -88,7 +88,7 @@ def write_sharded(tensors: Iterable[tuple[str, Tensor]], folder: Path, shard_byt
     if len(shards) == 1:
         _part(folder, 0).rename(folder / WEIGHTS)
         return
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, names in enumerate(shards):
         final = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
         _part(folder, number).rename(folder / final)
