@@ -158,7 +158,7 @@ class CM3Pipeline:
         """`n` other wordings of `text`: it is drawn, and the pictures described."""
         task = self.tasks["captioning"]
         drawn = self.draw(text, n, seed=seed, **options)
-        prompts = [self._prompt(task.prompt(ImageSegment(codes=picture.codes)), TEXT_LIMIT) for picture in drawn]
+        prompts = [self._prompt(task.prompt(ImageSegment(codes=picture.codes)), TEXT_LIMIT, "text") for picture in drawn]
         requests = [Request(prompt, TextAnswer(self._fitting(prompt, TEXT_LIMIT)), seed) for prompt in prompts]
         return [self.text_of(generation) for generation in self.decode(requests, {})]
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from cm3.tokens import Vocab
+from cm3.tokens.layout import delimiters
 from cm3.tokens.tokenized import SpanKind
 
 Reason = Literal["stop", "length"]
@@ -67,7 +68,7 @@ class TextAnswer:
 
 @dataclass(frozen=True)
 class PairAnswer:
-    """A text of at most `limit` tokens and, behind a `<break>`, a picture."""
+    """A text of at most `limit` tokens and, behind the delimiter that parts them, a picture."""
 
     limit: int = 64
 
@@ -75,9 +76,10 @@ class PairAnswer:
         return self.limit + 1 + vocab.num_image_tokens
 
     def walk(self, vocab: Vocab) -> Walk:
-        _, closed = yield from _text(vocab, self.limit, (vocab.break_id,))
+        [between] = sum(delimiters(vocab, "text", "image"), ())
+        _, closed = yield from _text(vocab, self.limit, (between,))
         if closed is None:
-            yield _forced(vocab.break_id)
+            yield _forced(between)
         return (yield from ImageAnswer().walk(vocab))
 
 

@@ -38,6 +38,8 @@ def test_a_converted_model_draws_and_reads(folder):
     assert pipe.infill(PICTURE, box=(0, 0, 5, 5)).size == (8, 8)
     pieces = list(pipe.stream(Document("d", (TextSegment("two"),)), limit=12, temperature=1.0))
     assert pieces[-1].tokens <= 12
+    [pair] = pipe.imagine(limit=3)
+    assert pair.images[0].image.size == (8, 8)
 
 
 def test_a_converted_model_trains_pictures_and_texts(folder):
