@@ -76,7 +76,8 @@ class PairAnswer:
         return self.limit + 1 + vocab.num_image_tokens
 
     def walk(self, vocab: Vocab) -> Walk:
-        [between] = sum(delimiters(vocab, "text", "image"), ())
+        closing, opening = delimiters(vocab, "text", "image")
+        [between] = closing + opening
         _, closed = yield from _text(vocab, self.limit, (between,))
         if closed is None:
             yield _forced(between)
