@@ -28,9 +28,10 @@ def convert(
     The result generates and trains pictures as well as text. Weights keep their dtype; memory stays near two gigabytes
     whatever the model's size (writing original shards holds one shard).
 
-      cm3 convert chameleon/models/7b my-chameleon            # tokenizer/ is looked for beside models/
+    \b
+      cm3 convert chameleon/models/7b my-chameleon            # tokenizer/ stands beside models/
       cm3 convert Anole-7b-hf my-anole
-      cm3 convert chameleon-7b-hf my-chameleon --image-tokenizer chameleon/tokenizer/vqgan.ckpt
+      cm3 convert chameleon-7b-hf my-chameleon --image-tokenizer vqgan.ckpt
       cm3 convert my-anole anole-hf --to chameleon
 
     `cm3 list model-formats` names the formats.
