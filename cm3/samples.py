@@ -22,7 +22,7 @@ from cm3.decode.records import Request, codes_of
 from cm3.model import CM3ForCausalLM
 from cm3.pretrain.attention import for_decoding
 from cm3.sequences.shards import TokenShards
-from cm3.tokens import TokenizedDocument, Vocab, assemble
+from cm3.tokens import TokenizedDocument, Vocab
 
 
 class PictureSampler:
@@ -47,7 +47,7 @@ class PictureSampler:
         """{"samples": one sheet}: the pictures that the model draws for its prompts, side by side."""
         if not self._prompts:
             return {}
-        prompts = [continuation(_text_alone(document, self._vocab), self._vocab) for document in self._prompts]
+        prompts = [continuation(_text_alone(document), self._vocab) for document in self._prompts]
         requests = [Request(prompt, ImageAnswer(), self._seed, index) for index, prompt in enumerate(prompts)]
         with for_decoding(model) as fitting:
             answers = DecodingEngine(fitting, self._vocab).generate(requests)
@@ -61,12 +61,11 @@ def _is_pair(document: TokenizedDocument) -> bool:
     return [span.kind for span in document.spans] == ["text", "image"]
 
 
-def _text_alone(document: TokenizedDocument, vocab: Vocab) -> TokenizedDocument:
-    """`<bos> text <break>`: what stands before the picture."""
-    text = document.spans[0]
-    alone = assemble([("text", document.token_ids[text.start : text.stop])], vocab, document.id)
-    alone.token_ids[-1] = vocab.break_id
-    return alone
+def _text_alone(document: TokenizedDocument) -> TokenizedDocument:
+    """What stands before the picture: the document, cut at its first code."""
+    cut = document.spans[1].start
+    arrays = (document.token_ids, document.grid_positions)
+    return TokenizedDocument(document.id, *(array[:cut] for array in arrays), document.spans[:1], document.loss_weights[:cut])
 
 
 def _sheet(pictures: list[Image.Image]) -> Image.Image:
