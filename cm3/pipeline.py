@@ -345,7 +345,7 @@ class CM3Pipeline:
         return prompt(words) if image is None else prompt(self._segment(image), words)
 
     def _prompt(self, turns: Sequence[Turn], reserve: int, answer: SpanKind | None = None, retrieve: int = 0) -> Prompt:
-        """What the model sees before an `answer` of that kind (None: of either), which retrieved documents leave `reserve` for."""
+        """What the model sees before an `answer` of that kind (None: of either), which neighbors leave `reserve` tokens."""
         if retrieve < 0:
             raise UsageError(f"retrieve must be at least 0, got {retrieve}")
         document = encode_prompt(turns, self.tokenizer, answer=answer)
