@@ -64,8 +64,13 @@ def _is_pair(document: TokenizedDocument) -> bool:
 def _text_alone(document: TokenizedDocument) -> TokenizedDocument:
     """What stands before the picture: the document, cut at its first code."""
     cut = document.spans[1].start
-    arrays = (document.token_ids, document.grid_positions)
-    return TokenizedDocument(document.id, *(array[:cut] for array in arrays), document.spans[:1], document.loss_weights[:cut])
+    return TokenizedDocument(
+        document.id,
+        document.token_ids[:cut],
+        document.grid_positions[:cut],
+        document.spans[:1],
+        document.loss_weights[:cut],
+    )
 
 
 def _sheet(pictures: list[Image.Image]) -> Image.Image:

@@ -69,7 +69,7 @@ def answering(pipe, monkeypatch, choose):
             return np.array([*pipe.tokenizer.text.encode(example.expected), vocab.eos_id])
         return vocab.image_ids(example.expected.reshape(-1).astype(np.int64))
 
-    def generate(requests, strategy, sampling):
+    def generate(requests, *_, **__):
         return [Generation(ids(kept[choose(index)]), "stop") for index in range(len(requests))]
 
     monkeypatch.setattr(pipe.engine, "generate", generate)
