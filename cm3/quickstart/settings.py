@@ -137,7 +137,12 @@ def _scenes(config: QuickstartConfig, places: Places) -> Settings:
         ),
         encoder=TrainEncoderConfig(
             preset="tiny",
-            train=TrainConfig(**training(config, 600, learning_rate=4e-3, betas=(0.9, 0.98), schedule="wsd", decay_fraction=0.5)),
+            hard_texts=False,
+            train=TrainConfig(
+                **training(
+                    config, 350, optimizer="muon", learning_rate=3e-3, betas=(0.9, 0.98), schedule="wsd", decay_fraction=0.5
+                )
+            ),
         ),
         memory=BuildConfig(embed_encoder=False),
         text_vocab_size=TEXT_VOCAB_SIZE["scenes"],
