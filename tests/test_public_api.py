@@ -17,7 +17,18 @@ ROOT = Path(__file__).parent.parent
 
 NAMES = {
     "cm3": ["CM3Config", "CM3ForCausalLM", "CM3Pipeline", "Document", "ImageSegment", "TextSegment", "__version__"],
-    "vqgan": ["VQConfig", "VQTokenizer", "VQTrainConfig", "evaluate", "from_pretrained", "train"],
+    "vqgan": [
+        "DecodeConfig",
+        "EncodeConfig",
+        "VQConfig",
+        "VQTokenizer",
+        "VQTrainConfig",
+        "decode_documents",
+        "encode_documents",
+        "evaluate",
+        "from_pretrained",
+        "train",
+    ],
     "retrieval": ["BuildConfig", "CLIPReranker", "MemoryBank", "build", "evaluate", "load_encoder", "open", "train_encoder"],
     "cm3.quickstart": ["QuickstartConfig", "run_quickstart"],
 }
@@ -35,6 +46,8 @@ SIGNATURES = {
     "cm3:CM3Pipeline.save": ["path"],
     "vqgan:from_pretrained": ["path"],
     "vqgan:train": ["config", "out"],
+    "vqgan:encode_documents": ["config"],
+    "vqgan:decode_documents": ["config"],
     "vqgan:VQTokenizer.encode": ["pixels"],
     "vqgan:VQTokenizer.decode": ["codes"],
     "vqgan:VQTokenizer.preprocess": ["images"],

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vqgan.config import LossConfig, PreprocessConfig, VQConfig, VQTrainConfig
     from vqgan.conversion.convert import convert, export
     from vqgan.conversion.lpips import convert_lpips
-    from vqgan.decoding import decode_documents
+    from vqgan.decoding import DecodeConfig, decode_documents
     from vqgan.encoding import EncodeConfig, encode_documents
     from vqgan.evaluation import evaluate, worst_and_best
     from vqgan.judges import open_judges
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vqgan.training import train
 
 _EXPORTS = {
+    "DecodeConfig": "vqgan.decoding",
     "EncodeConfig": "vqgan.encoding",
     "Extremes": "vqgan.sheets",
     "LossConfig": "vqgan.config",
@@ -45,6 +46,7 @@ _EXPORTS = {
 }
 
 __all__ = [
+    "DecodeConfig",
     "EncodeConfig",
     "Extremes",
     "LossConfig",

@@ -1,64 +1,67 @@
-"""Data sets of codes back to pictures: `cm3 vqgan decode`, the way back of `vqgan.encoding`."""
+"""Data sets of codes back to pictures: `cm3 vqgan decode`, the way back of `vqgan.encoding`.
+
+    documents with codes ──► documents with PNG pictures, report.json
+
+Pictures that are not codes stay as they are. Threads compress while others do; the rest (pieces, going on, the account) is
+`vqgan.pieces`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from itertools import islice
-from pathlib import Path
+import io
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from PIL import Image
 
-from cm3.core.errors import InputError
-from cm3.core.progress import progress
-from cm3.core.protocols import ImageTokenizer
-from cm3.documents.document import Document, ImageSegment, Segment
-from cm3.documents.readers import read_documents
-from cm3.documents.writers import write_documents
+from cm3.documents.document import ImageSegment
+from cm3.documents.report import ReadReport
+from vqgan.loading import ordered_map
+from vqgan.picture_batches import convert_pictures
+from vqgan.pieces import Converter, PiecesConfig, convert_in_pieces
+from vqgan.regions import has_pixels
+from vqgan.tokenizer import VQTokenizer, check_codes, from_pretrained
 
 
-def decode_documents(
-    tokenizer: ImageTokenizer, source: Path | str, out: Path | str, format: str = "jsonl", batch_size: int = 32
-) -> int:
-    """Write the documents of `source` to `out` with pictures (PNG) instead of codes; returns how many they were.
+class DecodeConfig(PiecesConfig):
+    """As `PiecesConfig`; `tokenizer` is the one that the codes of `data` were made with."""
 
-    `format`: a name of `cm3.documents.writers.WRITERS`. Raises `InputError` naming a document whose codes the tokenizer
-    doesn't have.
+
+def decode_documents(config: DecodeConfig) -> ReadReport:
+    """Write the documents of `config.data` to `config.out` with pictures (PNG) instead of codes; returns the account.
+
+    Text, order and meta stay. A document with codes that the tokenizer doesn't have is rejected whole. Raises and goes on as
+    `vqgan.pieces.convert_in_pieces` says.
     """
-    documents = read_documents(source)
-    with progress(0, "decoding", unit="document") as bar:
-        decoded = _decoded_documents(tokenizer, documents, batch_size)
-        return write_documents(decoded, out, format, advance=bar.advance)
+    return convert_in_pieces(config, "decoding", partial(_open_decoder, config))
 
 
-def _decoded_documents(tokenizer: ImageTokenizer, documents: Iterator[Document], batch_size: int) -> Iterator[Document]:
-    while batch := list(islice(documents, batch_size)):
-        grids = [[segment.codes for segment in document.images if segment.codes is not None] for document in batch]
-        for document, codes in zip(batch, grids):
-            _check_codes(tokenizer, document.id, codes)
-        flat = [torch.as_tensor(grid) for codes in grids for grid in codes]
-        decoded = [
-            image
-            for start in range(0, len(flat), batch_size)
-            for image in tokenizer.postprocess(tokenizer.decode(torch.stack(flat[start : start + batch_size])))
-        ]
-        images = iter(decoded)
-        for document in batch:
-            yield replace(document, segments=tuple(_drawn(segment, images) for segment in document.segments))
+def _open_decoder(config: DecodeConfig) -> Converter:
+    tokenizer = from_pretrained(config.tokenizer, config.device)
+    return partial(
+        convert_pictures,
+        take=partial(_grid, tokenizer),
+        make=partial(_drawn, tokenizer, config.workers),
+        batch_size=config.batch_size,
+    )
 
 
-def _drawn(segment: Segment, images: Iterator[Image.Image]) -> Segment:
-    """The segment, with the next of `images` in the place of codes."""
-    coded = isinstance(segment, ImageSegment) and segment.codes is not None
-    return ImageSegment(image=next(images)) if coded else segment
+def _grid(tokenizer: VQTokenizer, segment: ImageSegment) -> np.ndarray | None:
+    """(h, w) int64 codes; None for what is a picture already. Raises `RecordError`."""
+    if has_pixels(segment):
+        return None
+    check_codes(segment, tokenizer)
+    return segment.codes
 
 
-def _check_codes(tokenizer: ImageTokenizer, key: str, grids: Sequence[np.ndarray]) -> None:
-    for codes in grids:
-        if codes.shape != tokenizer.grid_shape or codes.min() < 0 or codes.max() >= tokenizer.codebook_size:
-            raise InputError(
-                f"document {key:.80}: codes of shape {codes.shape} from {codes.min()} to {codes.max()}, expected "
-                f"{tokenizer.grid_shape} in [0, {tokenizer.codebook_size}); decode with the tokenizer that made the codes"
-            )
+def _drawn(tokenizer: VQTokenizer, workers: int, grids: Sequence[np.ndarray]) -> list[ImageSegment]:
+    images = tokenizer.postprocess(tokenizer.decode(torch.from_numpy(np.stack(grids))))
+    return list(ordered_map(_png, images, workers))
+
+
+def _png(image: Image.Image) -> ImageSegment:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")  # Pillow lets go of the interpreter while it compresses
+    return ImageSegment(encoded=buffer.getvalue())

@@ -18,6 +18,9 @@ from torch import Tensor
 
 from cm3.core.artefact import read_json, verify, write_json, writing
 from cm3.core.errors import ArtefactError, InputError
+from cm3.core.protocols import ImageTokenizer
+from cm3.documents.document import ImageSegment
+from cm3.documents.reasons import RecordError, RejectReason
 from vqgan.config import VQConfig, checked
 from vqgan.model import VQModel
 from vqgan.preprocessing import images_to_pixels, pixels_to_images
@@ -123,6 +126,19 @@ def from_pretrained(path: Path | str, device: torch.device | str = "cpu", check:
     model = VQModel(config)
     load_weights(model, state, str(path / WEIGHTS_FILE))
     return VQTokenizer(model.to(device))
+
+
+def check_codes(segment: ImageSegment, tokenizer: ImageTokenizer) -> None:
+    """Raise `RecordError` (wrong_codes) unless the codes of `segment` are some that `tokenizer` has."""
+    codes = segment.codes
+    if codes is None:
+        raise RecordError(RejectReason.MISSING_IMAGE, "the segment holds neither a picture nor codes")
+    if codes.shape != tokenizer.grid_shape or codes.min() < 0 or codes.max() >= tokenizer.codebook_size:
+        raise RecordError(
+            RejectReason.WRONG_CODES,
+            f"codes of shape {codes.shape} from {codes.min()} to {codes.max()}, expected {tokenizer.grid_shape} in "
+            f"[0, {tokenizer.codebook_size}); use the tokenizer that made the codes",
+        )
 
 
 def load_weights(model: VQModel, state: Mapping[str, Tensor], source: str) -> None:

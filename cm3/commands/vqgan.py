@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cm3.commands.output import AsJson, Overrides, emit, table
 from cm3.core.errors import InputError
 
+if TYPE_CHECKING:
+    from cm3.documents.report import ReadReport
+
 app = typer.Typer(no_args_is_help=True)
+
+Format = Annotated[str, typer.Option(help="jsonl (one file, pictures beside it) or webdataset (a tar per piece).")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Pictures that go through the network at once.")]
+PieceSize = Annotated[int, typer.Option(min=1, help="Documents that are made and kept together: what an interruption can cost.")]
+Budget = Annotated[float, typer.Option(min=0, max=1, help="The share of records that may be unusable.")]
+Device = Annotated[str, typer.Option(help="Where the network runs: cpu, cuda.")]
 
 
 @app.command("train")
@@ -49,7 +58,7 @@ def evaluate(
     ] = None,
     picture: Annotated[Path | None, typer.Option(help="Write the worst and the best reconstructions to this PNG.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 32,
-    device: Annotated[str, typer.Option(help="Where the networks run: cpu, cuda.")] = "cpu",
+    device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Measure reconstructions: PSNR, SSIM, codebook usage and perplexity, pictures per second; LPIPS and rFID where weights are.
@@ -81,40 +90,50 @@ def evaluate(
 @app.command("encode")
 def encode(
     tokenizer: Annotated[Path, typer.Argument(help="An image tokenizer folder.")],
-    data: Annotated[str, typer.Argument(help="Pictures: a folder, WebDataset, JSONL.")],
+    data: Annotated[str, typer.Argument(help="Pictures: a folder, WebDataset, JSONL, a table.")],
     out: Annotated[Path, typer.Argument(help="Folder for the documents with codes instead of pictures.")],
+    format: Format = "jsonl",
     workers: Annotated[int, typer.Option(min=1, help="Threads that decode pictures; the result does not depend on it.")] = 1,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures encoded at once.")] = 32,
-    budget: Annotated[float, typer.Option(min=0, max=1, help="The share of records that may be unusable.")] = 0.01,
+    batch_size: BatchSize = 32,
+    piece_size: PieceSize = 1024,
+    budget: Budget = 0.01,
     draft: Annotated[bool, typer.Option(help="Decode large JPEGs at a fraction of their size: faster, lossy.")] = False,
-    device: Annotated[str, typer.Option(help="Where the network runs: cpu, cuda.")] = "cpu",
+    device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Turn pictures into codes; an interrupted run goes on, every record is accounted for.
 
-    OUT gets documents.jsonl (every format reader takes it) and report.json, which says of every record what became of it.
+    OUT gets the documents in FORMAT (every command reads them) and report.json, which says what became of every record.
     """
     import vqgan
 
-    where = {"tokenizer": str(tokenizer), "data": data, "out": str(out)}
-    how = {"workers": workers, "batch_size": batch_size, "budget": budget, "draft": draft, "device": device}
-    report = vqgan.encode_documents(vqgan.EncodeConfig.model_validate(where | how))
-    text = f"{out}: {report.ok} documents encoded, {report.num_rejected} rejected"
-    emit({"out": str(out), **report.to_json()}, text, as_json)
+    where = {"tokenizer": str(tokenizer), "data": data, "out": str(out), "format": format}
+    how = {"workers": workers, "batch_size": batch_size, "piece_size": piece_size, "budget": budget, "device": device}
+    _emit_account(vqgan.encode_documents(vqgan.EncodeConfig(**where, **how, draft=draft)), out, "encoded", as_json)
 
 
 @app.command("decode")
 def decode(
     tokenizer: Annotated[Path, typer.Argument(help="The image tokenizer folder the codes were made with.")],
-    data: Annotated[Path, typer.Argument(help="Documents with codes (`cm3 vqgan encode`).")],
+    data: Annotated[str, typer.Argument(help="Documents with codes (`cm3 vqgan encode`): a folder, WebDataset, JSONL.")],
     out: Annotated[Path, typer.Argument(help="Folder for the documents with pictures.")],
+    format: Format = "jsonl",
+    workers: Annotated[int, typer.Option(min=1, help="Threads that compress PNG; the result does not depend on it.")] = 1,
+    batch_size: BatchSize = 32,
+    piece_size: PieceSize = 1024,
+    budget: Budget = 0.01,
+    device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
-    """Turn codes back into pictures (PNG)."""
+    """Turn codes back into pictures (PNG); an interrupted run goes on, every record is accounted for.
+
+    OUT gets the documents in FORMAT (jsonl: pictures in OUT/images) and report.json, which says what became of every record.
+    """
     import vqgan
 
-    count = vqgan.decode_documents(vqgan.from_pretrained(tokenizer), data, out)
-    emit({"out": str(out), "documents": count}, f"{out}: {count} documents decoded", as_json)
+    where = {"tokenizer": str(tokenizer), "data": data, "out": str(out), "format": format}
+    how = {"workers": workers, "batch_size": batch_size, "piece_size": piece_size, "budget": budget, "device": device}
+    _emit_account(vqgan.decode_documents(vqgan.DecodeConfig(**where, **how)), out, "decoded", as_json)
 
 
 @app.command("convert")
@@ -146,3 +165,9 @@ def convert(
     made = vqgan.convert(source, out, format, image_size)
     value = {"out": str(out), "codebook_size": made.codebook_size, "grid_shape": list(made.grid_shape)}
     emit(value, f"{out}: {made.codebook_size} codes, {made.grid_shape} per picture", as_json)
+
+
+def _emit_account(report: ReadReport, out: Path, done: str, as_json: bool) -> None:
+    rejected = ", ".join(f"{reason} {count}" for reason, count in sorted(report.rejected.items()))
+    text = f"{out}: {report.ok} documents {done}, {report.num_rejected} rejected{f' ({rejected})' if rejected else ''}"
+    emit({"out": str(out), "seen": report.seen, **report.to_json()}, text, as_json)

@@ -7,6 +7,7 @@ Formats: `readers/` (one file each). Every refused record has a reason (`RejectR
 
 from cm3.documents.document import Document, ImageSegment, Neighbor, Segment, TextSegment
 from cm3.documents.images import DecodeLimits, check_header, decode_image
+from cm3.documents.joining import JOINERS, join_documents
 from cm3.documents.readers import READERS, detect_format, read_documents
 from cm3.documents.reasons import ImageError, RecordError, RejectReason
 from cm3.documents.records import ReadOptions
@@ -15,6 +16,7 @@ from cm3.documents.split import is_held_out, split_documents
 from cm3.documents.writers import WRITERS, write_documents
 
 __all__ = [
+    "JOINERS",
     "READERS",
     "WRITERS",
     "DecodeLimits",
@@ -33,6 +35,7 @@ __all__ = [
     "decode_image",
     "detect_format",
     "is_held_out",
+    "join_documents",
     "read_documents",
     "split_documents",
     "write_documents",

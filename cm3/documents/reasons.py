@@ -26,6 +26,7 @@ class RejectReason(StrEnum):
     TRUNCATED_IMAGE = "truncated_image"
     CORRUPT_IMAGE = "corrupt_image"
     UNSUPPORTED_MODE = "unsupported_mode"  # a pixel layout without a known way to RGB
+    WRONG_CODES = "wrong_codes"  # of another image tokenizer
     # the text
     MISSING_TEXT = "missing_text"
     EMPTY_TEXT = "empty_text"

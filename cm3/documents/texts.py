@@ -46,11 +46,14 @@ def decode_caption(data: bytes, max_bytes: int) -> str:
 
 
 def parse_json(data: bytes, max_bytes: int) -> Any:
-    """The JSON value in `data` (UTF-8). Raises `RecordError`: record_too_long, text_not_utf8, bad_json."""
+    """The JSON value in `data` (UTF-8). NaN and infinities, which JSON doesn't have but pandas writes, are None.
+
+    Raises `RecordError`: record_too_long, text_not_utf8, bad_json.
+    """
     if len(data) > max_bytes:
         raise RecordError(RejectReason.RECORD_TOO_LONG, f"the JSON is longer than {max_bytes:,} bytes")
     try:
-        return json.loads(data.decode("utf-8-sig"))
+        return json.loads(data.decode("utf-8-sig"), parse_constant=lambda _: None)
     except UnicodeDecodeError as error:
         raise RecordError(RejectReason.TEXT_NOT_UTF8, f"the JSON is not UTF-8 (byte {error.start})") from None
     except json.JSONDecodeError as error:

@@ -24,6 +24,7 @@ from cm3.documents.document import Document, ImageSegment, TextSegment
 from cm3.documents.images import check_header, image_format
 from cm3.documents.readers.jsonl import DOCUMENTS_FILE
 from cm3.documents.readers.webdataset import OWN_KEY
+from cm3.documents.reasons import RecordError, RejectReason
 from cm3.documents.records import TEXT_KEYS, segment_to_json
 from cm3.documents.tar_members import sidecar_json, sidecar_path
 from cm3.documents.texts import check_key
@@ -37,6 +38,7 @@ WRITERS = Registry(
 )
 
 KIND = "documents"
+IMAGES_FOLDER = "images"
 
 _SUFFIXES = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp", "GIF": "gif", "BMP": "bmp"}
 _SAFE_KEY = re.compile(r"[A-Za-z0-9_-]{1,100}")
@@ -62,7 +64,7 @@ def write_documents(
     write = WRITERS.get(format)
     _check_replaceable(out)
     with writing(out, kind=KIND, provenance={"format": format}) as folder:
-        return write(_checked(documents, advance), folder, shard_size)
+        return write(_checked(documents, format, advance), folder, shard_size)
 
 
 def write_webdataset(documents: Iterator[Document], folder: Path, shard_size: int) -> int:
@@ -74,7 +76,7 @@ def write_webdataset(documents: Iterator[Document], folder: Path, shard_size: in
         batch = itertools.islice(documents, shard_size)
         if (first := next(batch, None)) is None:
             return total
-        path = folder / f"{number:06d}.tar"
+        path = folder / shard_name(number)
         num_samples = num_members = 0
         with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
             for document in itertools.chain([first], batch):
@@ -87,8 +89,7 @@ def write_webdataset(documents: Iterator[Document], folder: Path, shard_size: in
 
 def write_jsonl(documents: Iterator[Document], folder: Path, shard_size: int) -> int:
     """`documents.jsonl` and the pictures under `images/`; `shard_size` does not apply."""
-    images = folder / "images"
-    images.mkdir()
+    (folder / IMAGES_FOLDER).mkdir()
     total = 0
     with open(folder / DOCUMENTS_FILE, "w", encoding="utf-8") as lines:
         for document in documents:
@@ -98,12 +99,17 @@ def write_jsonl(documents: Iterator[Document], folder: Path, shard_size: int) ->
                 path = None
                 if isinstance(segment, ImageSegment) and (encoded := encoded_image(segment)) is not None:
                     data, suffix = encoded
-                    path = f"images/{key}.{number}.{suffix}"
+                    path = f"{IMAGES_FOLDER}/{key}.{number}.{suffix}"
                     (folder / path).write_bytes(data)
                 segments.append(segment_to_json(segment, path))
             lines.write(_json({"id": document.id, "segments": segments, "meta": dict(document.meta)}) + "\n")
             total += 1
     return total
+
+
+def shard_name(number: int) -> str:
+    """The file name of tar `number`, counted from 0; names sort as numbers do, up to a million tars."""
+    return f"{number:06d}.tar"
 
 
 def encoded_image(segment: ImageSegment) -> tuple[bytes, str] | None:
@@ -138,10 +144,19 @@ def _check_replaceable(out: Path) -> None:
         raise InputError(f"{out} exists and holds other things than documents; choose a new folder")
 
 
-def _checked(documents: Iterable[Document], advance: Callable[[], object] | None) -> Iterator[Document]:
+def check_document(document: Document, format: str) -> None:
+    """Raise `RecordError` (bad_record …) if `format` has no way to say what the id or the meta of `document` says."""
+    check_key(document.id)
+    if format == "webdataset" and OWN_KEY in document.meta:
+        message = f"the meta of document {document.id!r:.90} has the key {OWN_KEY!r}, which the format needs; rename it"
+        raise RecordError(RejectReason.BAD_RECORD, message)
+    _json(dict(document.meta))
+
+
+def _checked(documents: Iterable[Document], format: str, advance: Callable[[], object] | None) -> Iterator[Document]:
     seen: set[str] = set()
     for document in documents:
-        check_key(document.id)
+        check_document(document, format)
         if document.id in seen:
             raise InputError(f"two documents have the id {document.id!r}; every id must be its own")
         seen.add(document.id)
@@ -191,8 +206,6 @@ def _are_part_names(names: Sequence[Any]) -> bool:
 
 def _sample_json(document: Document, key: str, names: list[str], segments: list[dict[str, Any]]) -> dict[str, Any]:
     """The meta, plus what the plain rule of the format (text first, then pictures by name) would not give back."""
-    if OWN_KEY in document.meta:
-        raise InputError(f"the meta of document {document.id!r} has the key {OWN_KEY!r}, which the format needs; rename it")
     own: dict[str, Any] = {}
     if document.id != key:
         own["id"] = document.id
@@ -213,4 +226,4 @@ def _json(value: Any) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise InputError(f"the meta of a document is no JSON: {error}") from None
+        raise RecordError(RejectReason.BAD_RECORD, f"the meta of a document is no JSON: {error}") from None

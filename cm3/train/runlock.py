@@ -32,8 +32,9 @@ def run_lock(run_dir: Path) -> Iterator[None]:
         except BlockingIOError:
             holder = _holder(descriptor)
             raise RunLockedError(f"{run_dir} is in use by {holder}; wait for it, stop it, or choose another run folder") from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+        with storage_errors(run_dir):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
         yield
     finally:
         os.close(descriptor)

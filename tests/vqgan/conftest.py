@@ -12,6 +12,9 @@ import torch
 from PIL import Image
 
 from cm3.core.seeding import numpy_generator
+from vqgan.config import VQConfig
+from vqgan.model import VQModel
+from vqgan.tokenizer import VQTokenizer
 
 COLORS = [(214, 39, 48), (44, 160, 66), (44, 92, 214), (246, 208, 46), (24, 24, 28), (248, 248, 248)]
 
@@ -59,3 +62,12 @@ def seeded_tensor() -> Callable[[str, tuple[int, ...]], torch.Tensor]:
         return torch.from_numpy(np.float32(0.1) * values + np.float32(name.endswith("weight")))
 
     return make
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> VQTokenizer:
+    """An untrained tokenizer of 24×24 pixels and 3×3 codes of 64, saved as `tmp_path`/tokenizer."""
+    torch.manual_seed(0)
+    made = VQTokenizer(VQModel(VQConfig(image_size=24, codebook_size=64, codebook_dim=8, network_options={"width": 16})))
+    made.save(tmp_path / "tokenizer")
+    return made

@@ -1,4 +1,4 @@
-"""`cm3 vqgan eval | encode | convert` as typed: what is printed, what is written, and mistakes in one sentence."""
+"""`cm3 vqgan eval | encode | decode | convert` as typed: what is printed, what is written, and mistakes in one sentence."""
 
 from __future__ import annotations
 
@@ -49,6 +49,23 @@ def test_encode_has_a_budget(command: Any, tokenizer: Path, picture_folder: Path
     made = json.loads(command.works("vqgan", "encode", tokenizer, picture_folder, "codes", "--budget", "0.1", "--json"))
     assert (made["ok"], sum(made["rejected"].values())) == (39, 1)
     assert "39 documents decoded" in command.works("vqgan", "decode", tokenizer, "codes", "pictures-again")
+
+
+def test_codes_go_through_shards_and_back(command: Any, tokenizer: Path, picture_folder: Path, tmp_path: Path) -> None:
+    shards = ["--format", "webdataset", "--piece-size", "16", "--workers", "2"]
+    assert "codes: 40 documents encoded, 0 rejected" in command.works(
+        "vqgan", "encode", tokenizer, picture_folder, "codes", *shards
+    )
+    assert sorted(path.name for path in (tmp_path / "codes").glob("*.tar")) == [f"{number:06}.tar" for number in range(3)]
+    command.works("verify", "codes")
+    made = json.loads(command.works("vqgan", "decode", tokenizer, "codes/{000000..000001}.tar", "pictures-again", "--json"))
+    assert (made["seen"], made["ok"], made["rejected"]) == (32, 32, {})
+    with Image.open(tmp_path / "pictures-again" / "images" / "031.0.png") as image:
+        assert image.size == (24, 24)
+    command.fails(2, ["not the result of this job"], "vqgan", "decode", tokenizer, "codes", "pictures-again")
+    other = VQTokenizer(VQModel(CONFIG.model_copy(update={"codebook_size": 8}))).save(tmp_path / "other")
+    command.fails(3, ["wrong_codes", "the budget is 1.00%", "in [0, 8)"], "vqgan", "decode", other, "codes", "others")
+    command.fails(2, ["unknown writer 'tar'", "webdataset"], "vqgan", "encode", tokenizer, picture_folder, "x", "--format", "tar")
 
 
 def test_convert_joins_the_lpips_files(command: Any, tmp_path: Path) -> None:
