@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -255,7 +256,8 @@ def test_a_source_that_changed_in_between_is_noticed(change: str, run: Run, tmp_
     data = tmp_path / "data"
     if (data / "documents.jsonl").exists():
         lines = (data / "documents.jsonl").read_text().splitlines()
-        kept = [lines[0].replace("number 0", "number one"), *lines[1:]] if change == "another record" else lines[:35]
+        other = re.sub(r'("codes": \[\[)\d+', r"\g<1>63", lines[0])
+        kept = [other, *lines[1:]] if change == "another record" else lines[:35]
         (data / "documents.jsonl").write_text("\n".join(kept))
     elif change == "another record":
         Image.new("RGB", (24, 24)).save(data / "000.png")
