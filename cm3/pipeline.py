@@ -45,7 +45,7 @@ from cm3.decode import (
     pieces_of,
     unconditional_image,
 )
-from cm3.decode.memory import free_bytes, require_memory
+from cm3.decode.memory import require_picture_memory
 from cm3.decode.options import DecodingOptions, warn_if_unmasked
 from cm3.decode.pieces import PieceAssembler
 from cm3.documents.document import Document, ImageSegment
@@ -140,7 +140,7 @@ class CM3Pipeline:
                 raise UsageError(f"{name} must be at least 1, got {value}")
         if best_of > 1 and prompt is None:
             raise UsageError("best_of chooses by the prompt; give a prompt, or leave best_of at 1")
-        self._require_memory(n * best_of)
+        require_picture_memory(n * best_of, self._image_tokenizer().image_size, self.vocab.num_image_tokens)
         asked = unconditional_image(self.vocab)
         if prompt is not None:
             asked = self._prompt(self._turns("text_to_image", prompt), self.vocab.num_image_tokens, "image", retrieve)
@@ -191,6 +191,10 @@ class CM3Pipeline:
         """The answer to a question about the picture; infill: as what is missing behind the question, see `caption`."""
         if infill:
             return self._filling(f"{required_text(question, 'question')} {GAP}", image, seed, options)
+        return str(self.tasks["vqa"].reply(self.explain(image, question, retrieve, seed, **options)))
+
+    def explain(self, image: Picture, question: str, retrieve: int = 0, seed: int = 0, **options: Any) -> str:
+        """The answer behind what leads to it, when the questions of tuning had explanations; otherwise the answer alone."""
         return self._say(self._turns("vqa", question, image), retrieve, seed, options)
 
     def fill_text(self, text: str, image: Picture | None = None, seed: int = 0, **options: Any) -> str:
@@ -331,12 +335,6 @@ class CM3Pipeline:
         masked = text_with_gaps(text, self._segment(image), self.tokenizer)
         [generation] = self.decode([Request(*infilling(masked, self.vocab), seed)], options)
         return self.text_of(generation).strip()
-
-    def _require_memory(self, pictures: int) -> None:
-        """Refuse more pictures than memory holds, before the first is drawn."""
-        of_one = 3 * self._image_tokenizer().image_size ** 2 + 8 * self.vocab.num_image_tokens
-        free = free_bytes(torch.device("cpu"))
-        require_memory(pictures * of_one, free, f"{pictures} pictures", "ask for fewer (n times best_of) at a time")
 
     def _turns(self, task: str, text: str, image: Picture | None = None) -> list[Turn]:
         """The turns of a request in words, about `image` if there is one."""

@@ -48,7 +48,8 @@ class EvaluationConfig(RunConfig):
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One question put to the model: what was asked in words, what was expected, what was given, and the score in [0, 1]."""
+    """One question put to the model: what was asked in words, what was expected, what was given (with its explanation, if the
+    model gives one), and the score in [0, 1]."""
 
     document: Document
     asked: str
@@ -162,10 +163,10 @@ def _text_result(
     scorer: Scorer,
     config: EvaluationConfig,
 ) -> TaskResult:
-    documents = [example.document for example in examples]
-    expected = [str(example.expected) for example in examples]
+    documents, reply = [example.document for example in examples], pipe.tasks[task].reply
+    expected = [reply(str(example.expected)) for example in examples]
     given = [pipe.text_of(generation) for generation in generations]
-    scores = scorer.score_texts(task, documents, expected, given)
+    scores = scorer.score_texts(task, documents, expected, [reply(text) for text in given])
     frequent = majority_answers([example.asked for example in examples], expected)
     blind = [scorer.score_texts(task, documents, expected, guesses) for guesses in (_others(expected), frequent)]
     asked = [example.asked for example in examples]

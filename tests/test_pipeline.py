@@ -357,3 +357,9 @@ def test_a_text_model_says_that_it_takes_no_pictures(pipe, image):
     for call in (lambda: text_only.caption(image), lambda: text_only.generate("a red circle")):
         with pytest.raises(UsageError, match="no image_tokenizer/"):
             call()
+
+
+def test_an_explanation_stands_before_the_answer(pipe, image, monkeypatch):
+    monkeypatch.setattr(pipe, "_say", lambda *_: "circle red top left → top left")
+    assert pipe.ask(image, "where is the circle?") == "top left"
+    assert pipe.explain(image, "where is the circle?") == "circle red top left → top left"

@@ -105,11 +105,15 @@ def ask(
     question: Annotated[str, typer.Argument(help="A question about the picture.")],
     seed: Seed = 0,
     infill: Infill = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Print what leads to the answer before it.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Answer a question about a picture."""
     picture = _picture(image)
-    text = _open(model).ask(picture, question, seed=seed, infill=infill)
+    if explain and infill:
+        raise UsageError("--explain and --infill do not go together: what fills a gap is the answer alone; give one of them")
+    pipe = _open(model)
+    text = pipe.explain(picture, question, seed=seed) if explain else pipe.ask(picture, question, seed=seed, infill=infill)
     emit({"text": text}, text, as_json)
 
 

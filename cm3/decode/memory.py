@@ -49,5 +49,11 @@ def require_memory(needed: int, free: int | None, what: str, remedy: str) -> Non
         raise UsageError(f"{what} need about {_shown(needed)} of memory and {_shown(int(USABLE * free))} can be taken; {remedy}")
 
 
+def require_picture_memory(pictures: int, side: int, num_codes: int) -> None:
+    """Refuse more pictures of `side` × `side` pixels and `num_codes` codes than memory holds, before the first is drawn."""
+    needed = pictures * (3 * side**2 + 8 * num_codes)  # RGB bytes, int64 codes
+    require_memory(needed, free_bytes(torch.device("cpu")), f"{pictures} pictures", "ask for fewer (n times best_of) at a time")
+
+
 def _shown(count: int) -> str:
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{max(1, count >> 20)} MiB"

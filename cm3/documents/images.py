@@ -1,7 +1,8 @@
 """Decoding pictures from anywhere, also from people who mean harm: bytes, files or PIL images to upright 8-bit RGB.
 
 The order is what makes it safe: size in bytes → format by its first bytes (never by file name, and only formats on the
-list) → pixel count and aspect from the header → decoding → orientation, alpha, depth. Each refusal has a named reason.
+list) → pixel count, aspect and a single frame from the header → decoding → orientation, alpha, depth. Each refusal has a
+named reason.
 Metadata (EXIF, GPS, profiles, comments) never leaves this function. Color profiles are not applied.
 """
 
@@ -23,6 +24,7 @@ from cm3.documents.reasons import ImageError, RejectReason
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 
+_ANIMATED = ("GIF", "PNG", "WEBP")  # a JPEG with further pictures (a phone's depth map or preview) has one that is meant
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -50,7 +52,7 @@ DEFAULT_LIMITS = DecodeLimits()
 def decode_image(
     source: bytes | Path | str | Image.Image, limits: DecodeLimits = DEFAULT_LIMITS, draft_side: int | None = None
 ) -> Image.Image:
-    """Decode PNG, JPEG, WebP, GIF (first frame) or BMP bytes, such a file, or a PIL image of any mode.
+    """Decode the bytes of a still PNG, JPEG, WebP, GIF or BMP, such a file, or a PIL image of any mode.
 
     Returns a new PIL image of mode RGB, 8 bit, with EXIF orientation applied and alpha laid on white.
     `draft_side`: a JPEG may come back at 1/2, 1/4 or 1/8 of its size as long as no side is shorter than this: several times
@@ -61,7 +63,7 @@ def decode_image(
         return _to_upright_rgb(source, limits)
     with _stream(source) as stream, _open(stream, limits) as image:
         if draft_side is not None:
-            _check_size(image.size, limits)  # of the picture, not of its draft
+            _check_header(image, limits)  # of the picture, not of its draft
             image.draft(None, (draft_side, draft_side))  # other formats ignore it
         return _to_upright_rgb(image, limits)
 
@@ -72,7 +74,7 @@ def check_header(source: bytes | Path | str, limits: DecodeLimits = DEFAULT_LIMI
     Raises `ImageError` as `decode_image` does.
     """
     with _stream(source) as stream, _open(stream, limits) as image:
-        _check_size(image.size, limits)
+        _check_header(image, limits)
         return image.size
 
 
@@ -129,7 +131,7 @@ def _open(stream: BinaryIO, limits: DecodeLimits) -> Image.Image:
 
 
 def _to_upright_rgb(image: Image.Image, limits: DecodeLimits) -> Image.Image:
-    _check_size(image.size, limits)
+    _check_header(image, limits)
     try:
         image.load()
         orientation = _orientation(image)
@@ -143,8 +145,8 @@ def _to_upright_rgb(image: Image.Image, limits: DecodeLimits) -> Image.Image:
     return upright
 
 
-def _check_size(size: tuple[int, int], limits: DecodeLimits) -> None:
-    width, height = size
+def _check_header(image: Image.Image, limits: DecodeLimits) -> None:
+    size = width, height = image.size
     if width * height > limits.max_pixels:
         raise _too_many_pixels(f"{width}×{height}", limits)
     if min(size) < 1:
@@ -152,6 +154,17 @@ def _check_size(size: tuple[int, int], limits: DecodeLimits) -> None:
     if max(size) > limits.max_aspect * min(size):
         message = f"the picture is {width}×{height}: one side is more than {limits.max_aspect:g} times the other; crop it"
         raise ImageError(RejectReason.TOO_ELONGATED, message)
+    if image.format in _ANIMATED and _has_frames(image):
+        message = f"the {image.format} picture is animated: which of its frames is meant is not said; save that one alone"
+        raise ImageError(RejectReason.ANIMATED_IMAGE, message)
+
+
+def _has_frames(image: Image.Image) -> bool:
+    """Whether a second frame follows: the header says it, for a GIF the next block; no pixel is decoded."""
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception as error:
+        raise _damaged(image.format or image.mode, error) from None
 
 
 def _orientation(image: Image.Image) -> int:

@@ -23,6 +23,7 @@ class RejectReason(StrEnum):
     TOO_MANY_BYTES = "too_many_bytes"
     TOO_MANY_PIXELS = "too_many_pixels"  # a decompression bomb, or just huge
     TOO_ELONGATED = "too_elongated"
+    ANIMATED_IMAGE = "animated_image"  # several frames: a film, not a picture
     TRUNCATED_IMAGE = "truncated_image"
     CORRUPT_IMAGE = "corrupt_image"
     UNSUPPORTED_MODE = "unsupported_mode"  # a pixel layout without a known way to RGB

@@ -20,7 +20,7 @@ from cm3.quickstart.settings import NUM_NEIGHBORS, Places, Settings
 from cm3.quickstart.stages import Stage
 
 MIN_PAIRS = 16
-TEXT_DOCUMENTS = 3000  # of each task, to train the text tokenizer on
+TEXT_DOCUMENTS = 1000  # of each task, to train the text tokenizer on
 HELD_OUT_FRACTION = 0.1
 
 

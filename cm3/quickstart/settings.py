@@ -120,15 +120,15 @@ def settings_for(config: QuickstartConfig, places: Places) -> Settings:
 def _scenes(config: QuickstartConfig, places: Places) -> Settings:
     row_length = 256
     mixture = (
-        _entry("text_to_image", places.data / "pairs", 1.25),
+        _entry("text_to_image", places.data / "pairs", 3.0),
         _entry("captioning", places.data / "pairs", 0.75),
-        _entry("vqa", places.data / "vqa", 4.5, loss_weight=4.0, options={"questions_per_image": 2}),
-        _entry("editing", places.data / "edits", 2.5),
-        _entry("infilling", places.data / "pairs", 1.0),
+        _entry("vqa", places.data / "vqa", 2.75, loss_weight=4.0, options={"questions_per_image": 5}),
+        _entry("editing", places.data / "edits", 2.25),
+        _entry("infilling", places.data / "pairs", 0.75),
     )
     return Settings(
         world=WorldConfig(),
-        num_train=config.size(18_000, least=64),
+        num_train=config.size(13_500, least=64),
         num_held_out=max(config.held_out, 256) if config.scale >= 0.2 else config.held_out,
         image_tokenizer=VQTrainConfig(
             preset="quickstart",
@@ -140,14 +140,14 @@ def _scenes(config: QuickstartConfig, places: Places) -> Settings:
             hard_texts=False,
             train=TrainConfig(
                 **training(
-                    config, 350, optimizer="muon", learning_rate=3e-3, betas=(0.9, 0.98), schedule="wsd", decay_fraction=0.5
+                    config, 220, optimizer="muon", learning_rate=3e-3, betas=(0.9, 0.98), schedule="wsd", decay_fraction=0.5
                 )
             ),
         ),
         memory=BuildConfig(embed_encoder=False),
         text_vocab_size=TEXT_VOCAB_SIZE["scenes"],
-        pretraining=_pretraining(config, places, row_length, batch_size=16, steps=600),
-        tuning=_tuning(config, places, mixture, row_length, batch_size=12, steps=1700),
+        pretraining=_pretraining(config, places, row_length, batch_size=16, steps=340),
+        tuning=_tuning(config, places, mixture, row_length, batch_size=12, steps=1300),
     )
 
 

@@ -79,8 +79,9 @@ def answers(pipe: CM3Pipeline, documents: Sequence[Document], judge: Judge) -> l
     """Answers to one question about each picture, the questions of all kinds in turn."""
     chosen = documents[:TEXTS]
     asked = [document.meta["questions"][index % len(document.meta["questions"])] for index, document in enumerate(chosen)]
-    given = [pipe.ask(document.images[0].load(), item["question"]) for document, item in zip(chosen, asked)]
-    correct = judge.texts("vqa", chosen, [item["answer"] for item in asked], given)
+    given = [pipe.explain(document.images[0].load(), item["question"]) for document, item in zip(chosen, asked)]
+    replies = [pipe.tasks["vqa"].reply(text) for text in given]
+    correct = judge.texts("vqa", chosen, [item["answer"] for item in asked], replies)
     return [
         Answer(document.images[0].load(), item["question"], answer, item["answer"], right)
         for document, item, answer, right in zip(chosen, asked, given, correct)

@@ -1,8 +1,9 @@
 """The world as a data set on disk, in the public formats that users bring, through the public writers.
 
     OUT/pairs/SPLIT/*.tar   KEY.png, KEY.txt (a full caption), KEY.json {"scene", "held_out"}
-    OUT/vqa/SPLIT/*.tar     KEY.png, KEY.json {"questions": [{"question", "answer", "kind"}], "scene", "held_out"}: in training
-                            up to three questions of every kind, otherwise one
+    OUT/vqa/SPLIT/*.tar     KEY.png, KEY.json {"questions": [{"question", "answer", "kind", "explanation"}], "scene",
+                            "held_out"}: in training up to three questions of every kind, otherwise one; not every
+                            question has an explanation
     OUT/edits/SPLIT/*.tar   KEY.source.png, KEY.target.png, KEY.mask.png (white: the region that changes),
                             KEY.json {"instruction", "kind", "before", "after", "held_out"}
 
@@ -71,8 +72,9 @@ def vqa_document(config: WorldConfig, split: str, seed: int, index: int) -> Docu
     rng = numpy_generator(seed, "vqa", split, index)
     scene = sample_scene(rng, config, SPLITS[split])
     rounds = TRAINING_ROUNDS if split == "train" else 1
-    asked = [asdict(item) for item in dict.fromkeys(item for _ in range(rounds) for item in questions(scene, rng))]
-    meta = {"questions": asked, "scene": scene.to_json(), "held_out": is_held_out(scene)}
+    asked = dict.fromkeys(item for _ in range(rounds) for item in questions(scene, rng))
+    listed = [{name: value for name, value in asdict(item).items() if value} for item in asked]
+    meta = {"questions": listed, "scene": scene.to_json(), "held_out": is_held_out(scene)}
     return Document(_key(split, index), (_picture(render(scene, config)),), meta)
 
 

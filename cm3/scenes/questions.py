@@ -1,4 +1,4 @@
-"""Questions about a scene, each with the one exact answer of one or two words.
+"""Questions about a scene, each with the one exact answer of one or two words, and what leads to it.
 
 Kinds (`QUESTION_KINDS`): count, color, shape, existence (yes or no), position, relation (yes or no). Yes and no are equally
 likely whatever the scene. `names_of` finds the phrases that single out one object; edits use it too.
@@ -6,7 +6,7 @@ likely whatever the scene. `names_of` finds the phrases that single out one obje
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -15,7 +15,7 @@ import numpy as np
 from cm3.scenes.language import NUMBERS
 from cm3.scenes.sampling import pick
 from cm3.scenes.split import is_held_out_relation
-from cm3.scenes.world import COLORS, RELATIONS, SHAPES, Scene, SceneObject, holds, position_phrase, with_article
+from cm3.scenes.world import COLORS, RELATIONS, SHAPES, Scene, SceneObject, holds, join_words, position_phrase, with_article
 
 QUESTION_KINDS = ("count", "color", "shape", "existence", "position", "relation")
 
@@ -35,11 +35,15 @@ FORMS: tuple[Form, ...] = (
 
 @dataclass(frozen=True)
 class Question:
-    """A question of `kind` (one of `QUESTION_KINDS`) and its answer, in lower case and without punctuation."""
+    """A question of `kind` (one of `QUESTION_KINDS`) and its answer, in lower case and without punctuation.
+
+    explanation: what one sees on the way to the answer; empty where the question itself says where to look.
+    """
 
     kind: str
     question: str
     answer: str
+    explanation: str = ""
 
 
 def questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
@@ -91,11 +95,12 @@ def _count(scene: Scene, rng: np.random.Generator) -> Question:
     of = pick(rng, ("object", "shape", "color"))
     present = bool(scene.objects) and rng.random() < 2 / 3
     if of == "object":
-        return Question("count", "how many objects are there?", NUMBERS[len(scene.objects)])
+        seen = [f"{item.color} {item.shape}" for item in scene.objects]
+        return Question("count", "how many objects are there?", NUMBERS[len(scene.objects)], join_words(seen) or "nothing")
     value = getattr(pick(rng, scene.objects), of) if present else pick(rng, SHAPES if of == "shape" else tuple(COLORS))
-    counted = sum(getattr(item, of) == value for item in scene.objects)
+    seen = [item.color if of == "shape" else item.shape for item in scene.objects if getattr(item, of) == value]
     what = f"{value}s" if of == "shape" else f"{value} objects"
-    return Question("count", f"how many {what} are there?", NUMBERS[counted])
+    return Question("count", f"how many {what} are there?", NUMBERS[len(seen)], f"{value}: {join_words(seen) or 'nothing'}")
 
 
 def _color(scene: Scene, rng: np.random.Generator) -> Question | None:
@@ -113,7 +118,7 @@ def _shape(scene: Scene, rng: np.random.Generator) -> Question | None:
 
 def _position(scene: Scene, rng: np.random.Generator) -> Question | None:
     named = _ask(scene, rng, hidden="position")
-    return named and Question("position", f"where is {named[1]}?", named[0].position)
+    return named and Question("position", f"where is {named[1]}?", named[0].position, _seen(named[0]))
 
 
 def _existence(scene: Scene, rng: np.random.Generator) -> Question:
@@ -124,7 +129,9 @@ def _existence(scene: Scene, rng: np.random.Generator) -> Question:
     else:
         near = [(color, shape) for color in COLORS for shape in SHAPES if _differ_in_one(kinds, color, shape)]
         answer, (color, shape) = "no", pick(rng, near or [("red", "circle")])
-    return Question("existence", f"is there {with_article(f'{color} {shape}')}?", answer)
+    alike = list(dict.fromkeys(item.shape for item in scene.objects if item.color == color))
+    seen = f"{color} {shape}: {join_words(alike) or 'nothing'}"
+    return Question("existence", f"is there {with_article(f'{color} {shape}')}?", answer, seen)
 
 
 def _differ_in_one(kinds: set[tuple[str, str]], color: str, shape: str) -> bool:
@@ -137,16 +144,17 @@ def _relation(scene: Scene, rng: np.random.Generator) -> Question | None:
     truth = bool(rng.random() < 0.5)
     named = [(item, name) for item in scene.objects for name in names_of(scene, item, [("color", "shape")])]
     asked = [
-        (first_name, relation, second_name)
+        (f"is {first_name} {relation} {second_name}?", f"{_seen(first)}, {_seen(second)}")
         for (first, first_name), (second, second_name) in permutations(named, 2)
         for relation in RELATIONS
         if holds(first, relation, second) == truth and (truth or not is_held_out_relation(first, relation, second))
     ]
-    return _relation_question(rng, asked, truth)
-
-
-def _relation_question(rng: np.random.Generator, asked: Sequence[tuple[str, str, str]], truth: bool) -> Question | None:
     if not asked:
         return None
-    first, relation, second = pick(rng, asked)
-    return Question("relation", f"is {first} {relation} {second}?", "yes" if truth else "no")
+    question, seen = pick(rng, asked)
+    return Question("relation", question, "yes" if truth else "no", seen)
+
+
+def _seen(item: SceneObject) -> str:
+    """What one sees of an object that is looked for: its place comes right after what it was found by."""
+    return f"{item.shape} {item.color} {item.position}"

@@ -7,7 +7,7 @@ AdamW's as in "Muon is Scalable for LLM Training" (arXiv:2502.16982), so one lea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from cm3.train.sharding import placed_like, whole
 
 _NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _NS_STEPS = 5
+_TOGETHER = 1 << 22  # numbers that are orthogonalized at once: small matrices alone leave cores idle
 
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
@@ -67,29 +68,43 @@ class Muon(Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(parameter)
-                momentum = state["momentum_buffer"].lerp_(parameter.grad, 1.0 - group["momentum"])
-                nesterov = parameter.grad.lerp(momentum, group["momentum"])
-                size = 0.2 * max(parameter.shape) ** 0.5  # the root mean square of AdamW's updates is about 0.2
-                parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
-                update = orthogonalize(whole(nesterov)).to(parameter.dtype)  # needs the complete matrix, on every process
-                parameter.add_(placed_like(parameter, update), alpha=-group["lr"] * size)
+            for alike in _of_one_shape(parameter for parameter in group["params"] if parameter.grad is not None):
+                size = 0.2 * max(alike[0].shape) ** 0.5  # the root mean square of AdamW's updates is about 0.2
+                ahead = [self._nesterov(parameter, group["momentum"]) for parameter in alike]
+                directions = orthogonalize(torch.stack([whole(matrix) for matrix in ahead]))  # complete ones, on every process
+                for parameter, direction in zip(alike, directions, strict=True):
+                    parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
+                    parameter.add_(placed_like(parameter, direction.to(parameter.dtype)), alpha=-group["lr"] * size)
+
+    def _nesterov(self, parameter: nn.Parameter, momentum: float) -> Tensor:
+        """The gradient looking ahead along the momentum, which is updated."""
+        state, gradient = self.state[parameter], parameter.grad
+        assert gradient is not None
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        buffer: Tensor = state["momentum_buffer"].lerp_(gradient, 1.0 - momentum)
+        return gradient.lerp(buffer, momentum)
 
 
-def orthogonalize(matrix: Tensor) -> Tensor:
-    """A matrix (M, N) with the singular vectors of `matrix` and all singular values near 1 (about 0.7 to 1.2), in fp32."""
+def _of_one_shape(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """The parameters in stacks of one shape, no stack larger than `_TOGETHER` unless it is a single matrix."""
+    by_shape: dict[torch.Size, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        by_shape.setdefault(parameter.shape, []).append(parameter)
+    for shape, alike in by_shape.items():
+        count = max(1, _TOGETHER // shape.numel())
+        yield from (alike[start : start + count] for start in range(0, len(alike), count))
+
+
+def orthogonalize(matrices: Tensor) -> Tensor:
+    """Matrices (K, M, N) with the singular vectors of `matrices` and all singular values near 1 (about 0.7 to 1.2), in fp32."""
     a, b, c = _NS_COEFFICIENTS
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.mT if tall else matrix).float()
-    x = x / (x.norm() + 1e-7)
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = (matrices.mT if tall else matrices).float()  # (K, m, n), m ≤ n
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
     for _ in range(_NS_STEPS):
-        gram = x @ x.mT
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        gram = x @ x.mT  # (K, m, m)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
 
 

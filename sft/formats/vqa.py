@@ -3,6 +3,8 @@
 {"image": "a.png", "question": "how many?", "answer": "two"}
 {"image": "a.png", "questions": [{"question": "…", "answer": "…"}, …]}
 KEY.png + KEY.json with "question" and "answer", or "questions", in a tar or a folder
+
+A question may have an "explanation" that leads to its answer.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from cm3.documents.records import ImageLoader, ReadOptions, Record
 from cm3.documents.texts import check_text
 from sft.formats.arranging import FieldError, arranged
 
+_FIELDS = ("question", "answer", "explanation")
 _MAX_TEXT_BYTES = ReadOptions().max_text_bytes
 
 
@@ -37,7 +40,7 @@ def arrange(document: Document, load: ImageLoader) -> Document:
 def _listed(meta: Mapping[str, Any]) -> list[tuple[Any, str]]:
     """Each question as it stands, with the name of its field."""
     if "questions" not in meta:
-        return [({name: meta[name] for name in ("question", "answer") if name in meta}, "")]
+        return [({name: meta[name] for name in _FIELDS if name in meta}, "")]
     listed = meta["questions"]
     if not isinstance(listed, list) or not listed:
         raise FieldError("questions", RejectReason.BAD_RECORD, "expected a list of objects with 'question' and 'answer'")
@@ -50,8 +53,10 @@ def _question(item: Any, where: str) -> dict[str, Any]:
     for name in ("question", "answer"):
         if name not in item:
             raise FieldError(where + name, RejectReason.MISSING_TEXT, "is missing")
+    for name in _FIELDS:
         try:
-            check_text(item[name], _MAX_TEXT_BYTES)
+            if name in item:
+                check_text(item[name], _MAX_TEXT_BYTES)
         except RecordError as error:
             raise FieldError(where + name, error.reason, str(error)) from None
     return dict(item)

@@ -7,16 +7,13 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from cm3.core.runfile import RunConfig
 from cm3.documents.document import Document, ImageSegment, TextSegment
-from cm3.tokens.tokenized import TokenizedDocument
 from cm3.tokens.turns import Turn
-from cm3.tokens.vocab import Vocab
 from sft.tasks import roles
-from sft.tasks.task import Answer
+from sft.tasks.task import Answer, TaskConfig
 
 
-class Captioning(RunConfig):
+class Captioning(TaskConfig):
     """Say what a picture shows. instructions: wordings of the request; inference uses the first."""
 
     data_format: ClassVar[str] = "pairs"
@@ -33,7 +30,3 @@ class Captioning(RunConfig):
         """The picture and the request, then the caption."""
         answer = TextSegment(roles.caption(document, rng))
         return [*self.prompt(roles.image(document), rng), Turn("assistant", (answer,), train=True)]
-
-    def rewrite(self, example: TokenizedDocument, vocab: Vocab, rng: np.random.Generator) -> TokenizedDocument:
-        """Nothing to do."""
-        return example

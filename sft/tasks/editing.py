@@ -12,16 +12,15 @@ import numpy as np
 from pydantic import Field
 
 from cm3.core.errors import InputError
-from cm3.core.runfile import RunConfig
 from cm3.documents.document import Document, ImageSegment, TextSegment
 from cm3.tokens.tokenized import TokenizedDocument
 from cm3.tokens.turns import Turn
 from cm3.tokens.vocab import Vocab
 from sft.tasks import roles
-from sft.tasks.task import Answer, blank_text
+from sft.tasks.task import Answer, TaskConfig, blank_text
 
 
-class Editing(RunConfig):
+class Editing(TaskConfig):
     """Change a picture as an instruction says.
 
     template: the prompt, with `{instruction}` in it; blank_fraction: how many instructions become `<mask:0>` in training.

@@ -12,7 +12,6 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from cm3.core.errors import InputError
-from cm3.core.runfile import RunConfig
 from cm3.documents.document import Document, ImageSegment, TextSegment
 from cm3.sequences.masking import mask_spans
 from cm3.tokens.document_tokenizer import DocumentTokenizer
@@ -21,12 +20,12 @@ from cm3.tokens.tokenized import TokenizedDocument
 from cm3.tokens.turns import Turn, encode_turns
 from cm3.tokens.vocab import Vocab
 from sft.tasks import roles
-from sft.tasks.task import Answer
+from sft.tasks.task import Answer, TaskConfig
 
 Shape = Literal["rows", "box"]
 
 
-class Infilling(RunConfig):
+class Infilling(TaskConfig):
     """Fill in what is missing of a picture.
 
     shapes: what is masked, drawn equally often: a band of whole "rows" or a "box"; smallest, largest: the share of the

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -11,6 +12,15 @@ from cm3.core.errors import InputError
 from cm3.documents.document import Document, ImageSegment
 
 Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class AskedQuestion:
+    """A question, its answer, and the explanation that leads to it (empty: none)."""
+
+    question: str
+    answer: str
+    explanation: str = ""
 
 
 def caption(document: Document, rng: np.random.Generator) -> str:
@@ -29,8 +39,8 @@ def image(document: Document, index: int = 0, role: str = "picture") -> ImageSeg
     return document.images[index]
 
 
-def questions(document: Document) -> list[tuple[str, str]]:
-    """All (question, answer) of `meta["questions"]`."""
+def questions(document: Document) -> list[AskedQuestion]:
+    """All of `meta["questions"]`."""
     listed = document.meta.get("questions")
     if not isinstance(listed, Sequence) or not listed:
         raise InputError(f"document {document.id!r} has no questions; expected meta['questions'] = [{{question, answer}}]")
@@ -42,7 +52,7 @@ def choose(items: Sequence[Item], rng: np.random.Generator) -> Item:
     return items[0] if len(items) == 1 else items[int(rng.integers(len(items)))]
 
 
-def _question(item: object, id: str) -> tuple[str, str]:
+def _question(item: object, id: str) -> AskedQuestion:
     if isinstance(item, Mapping) and "question" in item and "answer" in item:
-        return str(item["question"]), str(item["answer"])
+        return AskedQuestion(str(item["question"]), str(item["answer"]), str(item.get("explanation", "")))
     raise InputError(f"document {id!r} has a question that is no object with 'question' and 'answer': {item!r:.80}")

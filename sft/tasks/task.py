@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from cm3.core.runfile import RunConfig
 from cm3.documents.document import Document
 from cm3.tokens.document_tokenizer import DocumentTokenizer
 from cm3.tokens.layout import Span, extent
@@ -37,8 +38,23 @@ class Task(Protocol):
     def rewrite(self, example: TokenizedDocument, vocab: Vocab, rng: np.random.Generator) -> TokenizedDocument:
         """What is left to do on the tokens of the turns: masking, blanking a condition, or nothing."""
 
+    def reply(self, text: str) -> str:
+        """What counts of a text that the model gave: all of it, or what stands behind its explanation."""
+
     def model_dump(self, *, mode: str = "python") -> dict[str, Any]:
         """The options by name (pydantic's own method)."""
+
+
+class TaskConfig(RunConfig):
+    """What most tasks share: after the turns nothing is left to do, and all of a text counts."""
+
+    def rewrite(self, example: TokenizedDocument, vocab: Vocab, rng: np.random.Generator) -> TokenizedDocument:
+        """The example as it is."""
+        return example
+
+    def reply(self, text: str) -> str:
+        """The text as it is."""
+        return text
 
 
 def encode_example(task: Task, document: Document, tokenizer: DocumentTokenizer, rng: np.random.Generator) -> TokenizedDocument:

@@ -10,16 +10,15 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from cm3.core.runfile import RunConfig
 from cm3.documents.document import Document, TextSegment
 from cm3.tokens.tokenized import TokenizedDocument
 from cm3.tokens.turns import Turn
 from cm3.tokens.vocab import Vocab
 from sft.tasks import roles
-from sft.tasks.task import Answer, blank_text
+from sft.tasks.task import Answer, TaskConfig, blank_text
 
 
-class TextToImage(RunConfig):
+class TextToImage(TaskConfig):
     """Draw what a caption says.
 
     template: the prompt, with `{caption}` in it; blank_fraction: how many captions become `<mask:0>` in training.

@@ -1,5 +1,9 @@
 """Visual question answering: `question, image ⟶ answer`, and further questions about the same picture as further turns.
 
+    {"question": "is there a red circle?", "explanation": "red: square", "answer": "no"}   ⟶   red: square → no
+
+A question may come with an explanation, which then stands before the answer (CM3Leon's ScienceQA template, table 5: "Let's
+think step-by-step: {explanation} So the answer is {answer}"): a small model finds in two steps what it does not find in one.
 The question stands first (as text does in CM3Leon's templates, arXiv:2309.02591 table 5), so the picture is read with the
 question in mind. Further questions share the picture, as in a dialog: it costs many more tokens than a question.
 """
@@ -11,16 +15,15 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from cm3.core.runfile import RunConfig
 from cm3.documents.document import Document, ImageSegment, TextSegment
-from cm3.tokens.tokenized import TokenizedDocument
 from cm3.tokens.turns import Turn
-from cm3.tokens.vocab import Vocab
 from sft.tasks import roles
-from sft.tasks.task import Answer
+from sft.tasks.task import Answer, TaskConfig
+
+EXPLAINED_BY = " → "  # between explanation and answer
 
 
-class VQA(RunConfig):
+class VQA(TaskConfig):
     """Answer questions about a picture.
 
     template: the prompt, with `{question}` in it; questions_per_image: at most so many of a document's questions stand in
@@ -44,11 +47,12 @@ class VQA(RunConfig):
         picture: ImageSegment | None = roles.image(document)
         turns: list[Turn] = []
         for index in rng.permutation(len(listed))[: self.questions_per_image]:
-            question, answer = listed[index]
-            turns += [*self.prompt(picture, question), Turn("assistant", (TextSegment(answer),), train=True)]
+            asked = listed[index]
+            answer = TextSegment(EXPLAINED_BY.join([asked.explanation, asked.answer] if asked.explanation else [asked.answer]))
+            turns += [*self.prompt(picture, asked.question), Turn("assistant", (answer,), train=True)]
             picture = None
         return turns
 
-    def rewrite(self, example: TokenizedDocument, vocab: Vocab, rng: np.random.Generator) -> TokenizedDocument:
-        """Nothing to do."""
-        return example
+    def reply(self, text: str) -> str:
+        """The answer without its explanation."""
+        return text.rpartition(EXPLAINED_BY)[2]

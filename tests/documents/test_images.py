@@ -52,12 +52,27 @@ def test_allowed_formats_decode(format: str) -> None:
     assert (decode_image(data).mode, decode_image(data).size) == ("RGB", (40, 30))
 
 
-def test_first_frame_of_an_animation() -> None:
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG"])
+def test_animations_are_refused(format: str) -> None:
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "lime", "blue")]
-    for format in ("GIF", "WEBP", "PNG"):
-        buffer = io.BytesIO()
-        frames[0].save(buffer, format, save_all=True, append_images=frames[1:], lossless=True)
-        assert decode_image(buffer.getvalue()).getpixel((4, 4)) == (255, 0, 0)
+    buffer = io.BytesIO()
+    frames[0].save(buffer, format, save_all=True, append_images=frames[1:], lossless=True)
+    assert reason_of(buffer.getvalue()) is RejectReason.ANIMATED_IMAGE
+    with pytest.raises(ImageError, match="animated"):
+        check_header(buffer.getvalue())
+    with pytest.raises(ImageError, match="animated"):
+        decode_image(Image.open(buffer))
+    one = io.BytesIO()
+    frames[0].save(one, format, save_all=True, append_images=[], lossless=True)
+    assert decode_image(one.getvalue()).getpixel((4, 4)) == (255, 0, 0)
+
+
+def test_a_jpeg_with_further_pictures_gives_its_first() -> None:
+    """Phones put a depth map or a preview behind the photo (multi-picture format)."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16), "red").save(buffer, "MPO", save_all=True, append_images=[Image.new("RGB", (16, 16), "blue")])
+    red, _, blue = decode_image(buffer.getvalue()).getpixel((4, 4))  # type: ignore[misc]
+    assert red > 200 > blue
 
 
 def test_files_and_names(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections import Counter
 
 import numpy as np
 
+from cm3.scenes.language import NUMBERS
 from cm3.scenes.questions import FORMS, QUESTION_KINDS, name_by, names_of, questions
 from cm3.scenes.sampling import sample_scene
 from cm3.scenes.split import is_held_out_relation
@@ -59,6 +60,31 @@ def test_answers_agree_with_an_independent_reading_of_the_question():
             first, relation, second = re.fullmatch(r"is (.+?) (left of|right of|above|below) (.+)", text).groups()
             (one,), (two,) = pointed_at(scene, first), pointed_at(scene, second)
             assert asked.answer == ("yes" if holds(one, relation, two) else "no")
+
+
+def test_explanations_lead_to_the_answer():
+    """What was seen decides: places for positions and relations, the list's length for counts, the shapes for existence."""
+    for scene, asked in draw(200):
+        seen = asked.explanation
+        if asked.kind in ("color", "shape"):
+            assert seen == ""
+        elif asked.kind == "position":
+            (item,) = pointed_at(scene, asked.question.removeprefix("where is ").removesuffix("?"))
+            assert seen == f"{item.shape} {item.color} {asked.answer}"
+        elif asked.kind == "count":
+            listed = re.findall(r"\w+", seen.partition(": ")[2] or seen)
+            of_all = asked.question == "how many objects are there?"
+            words = [word for word in listed if word not in ("and", "nothing")]
+            assert NUMBERS[len(words) // 2 if of_all else len(words)] == asked.answer
+        elif asked.kind == "existence":
+            color, shape = re.fullmatch(r"is there an? (\w+) (\w+)\?", asked.question).groups()
+            assert seen.startswith(f"{color} {shape}: ")
+            assert (shape in re.findall(r"\w+", seen.partition(":")[2])) == (asked.answer == "yes")
+        else:
+            relation = re.search(r"left of|right of|above|below", asked.question).group()
+            cells = [divmod(POSITIONS.index(" ".join(part.split()[2:])), 3) for part in seen.split(", ")]
+            one, two = (SceneObject(cell, "circle", "red", "small") for cell in cells)
+            assert holds(one, relation, two) == (asked.answer == "yes")
 
 
 def test_answers_are_short_and_from_a_closed_list():

@@ -48,10 +48,12 @@ def test_questions(jsonl):
     path = jsonl(
         {"image": "a.png", "question": "q?", "answer": "yes"},
         {"image": "b.png", "questions": [{"question": "q?", "answer": "no", "kind": "existence"}]},
+        {"image": "a.png", "question": "q?", "answer": "yes", "explanation": "because"},
     )
-    one, many = read_format(path, "vqa")
+    one, many, explained = read_format(path, "vqa")
     assert one.meta["questions"] == [{"question": "q?", "answer": "yes"}]
     assert many.meta["questions"][0]["kind"] == "existence"
+    assert explained.meta["questions"] == [{"question": "q?", "answer": "yes", "explanation": "because"}]
 
 
 def test_edits(jsonl):
@@ -100,6 +102,7 @@ BAD = {
         ({"image": "a.png", "questions": []}, "bad_record", "questions"),
         ({"image": "a.png", "questions": ["q?"]}, "bad_record", "questions[0]"),
         ({"image": "a.png", "questions": [{"question": "q?", "answer": ""}]}, "empty_text", "questions[0].answer"),
+        ({"image": "a.png", "question": "q?", "answer": "a", "explanation": 3}, "bad_record", "explanation"),
         ({"question": "q?", "answer": "a"}, "missing_image", "image"),
     ],
     "edits": [

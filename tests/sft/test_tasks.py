@@ -78,6 +78,16 @@ def test_vqa_asks_several_questions_about_one_picture(asked, tokenizer):
     assert [set(part.tolist()) for part in weights] == [{0.0}, {0.0}, {1.0}] + [{0.0}, {1.0}] * 2
 
 
+def test_vqa_explains_before_it_answers(asked, tokenizer):
+    item = {"question": "how many?", "explanation": "one two", "answer": "two"}
+    made = example("vqa", Document("x", asked.segments, {"questions": [item]}), tokenizer)
+    said = tokenizer.text.decode(trained(made)[:-1])
+    assert said == "one two → two"
+    task = make_task("vqa")
+    assert [task.reply(text) for text in (said, "two", "a → b → c", "")] == ["two", "two", "c", ""]
+    assert make_task("captioning").reply("a → b") == "a → b"
+
+
 def test_vqa_draws_other_questions_in_other_epochs(asked, tokenizer):
     firsts = {tokenizer.text.decode(trained(example("vqa", asked, tokenizer, s, questions_per_image=1))[:-1]) for s in range(40)}
     assert len(firsts) == 4

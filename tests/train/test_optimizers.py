@@ -47,12 +47,30 @@ def test_split_decay_tells_matrices_others_and_vectors_apart():
 @pytest.mark.parametrize("shape", [(6, 6), (9, 4), (4, 9)])
 def test_orthogonalize_maps_singular_values_by_the_quintic(shape):
     """Independent reference: the same polynomial on the singular values of a float64 decomposition."""
-    matrix = torch.randn(*shape, generator=torch_generator(0, str(shape)))
-    u, s, vh = torch.linalg.svd(matrix.double(), full_matrices=False)
-    s = s / s.square().sum().sqrt()
-    for _ in range(5):
-        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
-    assert torch.allclose(orthogonalize(matrix).double(), u @ torch.diag(s) @ vh, atol=2e-4)
+    matrices = torch.randn(3, *shape, generator=torch_generator(0, str(shape)))
+    matrices[1] *= 100
+    for matrix, made in zip(matrices.double(), orthogonalize(matrices).double(), strict=True):
+        u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+        s = s / s.square().sum().sqrt()
+        for _ in range(5):
+            s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+        assert torch.allclose(made, u @ torch.diag(s) @ vh, atol=2e-4)
+
+
+def test_muon_updates_matrices_of_one_shape_as_if_each_were_alone(monkeypatch):
+    shapes = [(8, 4), (8, 4), (4, 8), (8, 4), (6, 6)]
+    monkeypatch.setattr("cm3.train.optimizers._TOGETHER", 64)  # two of a kind at once
+    together = [nn.Parameter(torch.randn(*shape, generator=torch_generator(3, index))) for index, shape in enumerate(shapes)]
+    alone = [nn.Parameter(parameter.detach().clone()) for parameter in together]
+    optimizers = [Muon([{"params": group}], lr=0.02, weight_decay=0.1) for group in (together, *([p] for p in alone))]
+    for step in range(3):
+        for index, (one, other) in enumerate(zip(together, alone, strict=True)):
+            one.grad = torch.randn(one.shape, generator=torch_generator(4, step, index))
+            other.grad = one.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for one, other in zip(together, alone, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
 
 
 def test_muon_agrees_with_torch_up_to_its_bf16():
