@@ -9,6 +9,8 @@ VENV ?= .venv
 OUT ?= quickstart
 MINUTES ?= 12
 BIN := $(VENV)/bin
+# compiling every module of every package takes longer than all else; the few that are used are compiled when they are
+PIP_FLAGS := --quiet --no-compile
 
 .PHONY: quickstart test check format bench clean
 
@@ -37,11 +39,11 @@ $(VENV)/bin/python:
 
 # an installed development environment is an installed environment
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
-	test -e $(VENV)/.installed-dev -a $(VENV)/.installed-dev -nt pyproject.toml || $(BIN)/pip install --quiet --editable .
+	test -e $(VENV)/.installed-dev -a $(VENV)/.installed-dev -nt pyproject.toml || $(BIN)/pip install $(PIP_FLAGS) --editable .
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --editable ".[dev]"
+	$(BIN)/pip install $(PIP_FLAGS) --editable ".[dev]"
 	touch $@
 
 clean:

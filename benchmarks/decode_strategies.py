@@ -1,4 +1,4 @@
-"""Does each strategy help? All-correct rates on held-out captions, best of 1 to 16, by each judge, beside the oracle.
+"""Does each strategy help? All-correct rates on held-out captions, best of 1 to 32, by each judge, beside the oracle.
 
 The curve of figure 4 of arXiv:2309.02591 for the model of `CM3_BENCH_MODEL`: candidates are drawn by plain sampling, guidance,
 CD-K and both mixed; of the first n the judge's favorite is scored by reading the scene from its pixels. `oracle` counts a prompt
@@ -17,7 +17,7 @@ from benchmarks.trained_model import held_out_pairs, trained_pipeline
 from cm3.choosing import by_likelihood, by_reranker
 from sft.scoring import SceneScorer
 
-PROMPTS, CANDIDATES, SHOWN = int(os.environ.get("CM3_BENCH_PROMPTS", "24")), 16, (1, 2, 4, 8, 16)
+PROMPTS, CANDIDATES, SHOWN = int(os.environ.get("CM3_BENCH_PROMPTS", "24")), 32, (1, 2, 4, 8, 16, 32)
 STRATEGIES = {
     "plain": {"temperature": 1.0, "top_p": 1.0},
     "plain, top-p": {},

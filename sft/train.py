@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 import vqgan
 from cm3.core.artefact import require_replaceable
@@ -31,6 +31,7 @@ from cm3.tokens.document_tokenizer import DocumentTokenizer
 from cm3.train.config import TrainConfig
 from cm3.train.loop import train as run_loop
 from cm3.train.processes import on_main_process
+from sft.lora import LoRAConfig, add_adapters, merge_adapters, trainable_parameters
 from sft.mixture import MixtureEntry, held_out_examples, make_mixture
 from sft.tasks import TASKS_FILE, tasks_json
 
@@ -43,6 +44,8 @@ class SFTConfig(RunConfig):
     model: the language model to start from (what pretraining wrote, or a model folder); image_tokenizer: the image tokenizer
     that goes with it (None: the one inside `model`); out: where the tuned model goes; mixture: tasks and their data.
     held_out_documents: at most so many of each entry's held-out data are measured. The objective of `loader` is not used.
+    lora: train low-rank adapters alone (None: all weights); what is written is the model with them added, and the adapters
+    lie in OUT-run/adapters.
     """
 
     model: Path
@@ -52,7 +55,14 @@ class SFTConfig(RunConfig):
     held_out_documents: int = Field(default=256, ge=1)
     loader: LoaderConfig = LoaderConfig(objective=PLAIN)
     loss: LossConfig = LossConfig()
+    lora: LoRAConfig | None = None
     train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _no_average_of_adapters(self) -> SFTConfig:
+        if self.lora is not None and self.train.ema_decay is not None:
+            raise ValueError("train.ema_decay averages whole models; leave it out when lora trains adapters")
+        return self
 
 
 def train(config: SFTConfig) -> Path:
@@ -74,13 +84,16 @@ def train(config: SFTConfig) -> Path:
     loader = SequenceLoader(mixture, tokenizer.vocab, loader_config, seed)
     held_out = _held_out_batches(config, tokenizer, loader_config)
     use_attention(model, "auto", config.train.device)
-    estimate = estimate_run(model.config, loader_config, config.train, loader.plan.mean_context())
+    adapted = None if config.lora is None else add_adapters(model, config.lora, seed)
+    estimate = estimate_run(model.config, loader_config, config.train, loader.plan.mean_context(), trainable_parameters(model))
     estimate.require_room()
     say_on_main_process(str(estimate))
     task = TokenTask(TokenObjective(model, tokenizer.vocab, config.loss), loader, held_out, context=loader.plan.mean_context())
     run_dir = run_folder(config.out)
     result = run_loop(task, config.train, run_dir, label="instruction tuning")
     on_main_process(lambda: write_resolved(config, run_dir))
+    if adapted is not None:
+        model = merge_adapters(adapted, run_dir / "adapters")
     provenance = {"config": config.model_dump(mode="json")}
     save_language_model(config.out, model, tokenizer, result, provenance, {TASKS_FILE: tasks_json(tasks)})
     return config.out

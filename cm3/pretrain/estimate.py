@@ -70,36 +70,43 @@ class RunEstimate:
         )
 
 
-def estimate_run(model: CM3Config, loader: LoaderConfig, config: TrainConfig, context: float | None = None) -> RunEstimate:
-    """The estimate for training `model` as `loader` and `config` say; context: mean length of the document around a token."""
+def estimate_run(
+    model: CM3Config, loader: LoaderConfig, config: TrainConfig, context: float | None = None, trained: int | None = None
+) -> RunEstimate:
+    """The estimate for training `model` as `loader` and `config` say.
+
+    context: mean length of the document around a token; trained: how many numbers change (None: all of the model).
+    """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     device = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
     tokens = config.steps * config.accumulation_steps * processes * loader.batch_size * loader.row_length
     flops = tokens * flops_per_token(model, int(context or loader.row_length))
     return RunEstimate(
         parameters=count_parameters(model).total,
-        state_bytes=state_bytes(model, config, processes),
+        state_bytes=state_bytes(model, config, processes, trained),
         step_bytes=step_bytes(model, loader, config, device),
         available_bytes=available_memory(device),
         tokens=tokens,
         flops=flops,
         seconds=flops / processes / (EXPECTED_SHARE * matrix_speed(device, autocast_dtype(config.precision, device))),
-        remedy=lambda: _remedy(model, loader, config, processes, device),
+        remedy=lambda: _remedy(model, loader, config, processes, device, trained),
     )
 
 
-def state_bytes(model: CM3Config, config: TrainConfig, processes: int) -> int:
-    """What stays in memory between steps on one process: everything is float32."""
+def state_bytes(model: CM3Config, config: TrainConfig, processes: int, trained: int | None = None) -> int:
+    """What stays in memory between steps on one process, `trained` numbers of the model changing: everything is float32."""
     count = count_parameters(model)
-    moments = 2 * count.total - (count.blocks if config.optimizer == "muon" else 0)  # Muon keeps one number per hidden weight
-    copies = 2 * count.total + moments + (count.total if config.ema_decay is not None else 0)
+    changing = count.total if trained is None else trained
+    # Muon keeps one number per hidden weight
+    moments = 2 * changing - (min(count.blocks, changing) if config.optimizer == "muon" else 0)
+    copies = count.total + changing + moments + (count.total if config.ema_decay is not None else 0)
     if config.async_save:
-        copies += copies - count.total  # everything but the gradients
+        copies += copies - changing  # everything but the gradients
     if config.sharding == "full" and processes > 1:
         return 4 * copies // processes + 4 * 2 * (
             count.blocks // model.num_hidden_layers + count.embeddings
         )  # one block gathered
-    return 4 * copies + (4 * count.total if processes > 1 else 0)  # the buckets of the exchange
+    return 4 * copies + (4 * changing if processes > 1 else 0)  # the buckets of the exchange
 
 
 def step_bytes(model: CM3Config, loader: LoaderConfig, config: TrainConfig, device: torch.device) -> int:
@@ -145,13 +152,15 @@ def say_on_main_process(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def _remedy(model: CM3Config, loader: LoaderConfig, config: TrainConfig, processes: int, device: torch.device) -> str:
+def _remedy(
+    model: CM3Config, loader: LoaderConfig, config: TrainConfig, processes: int, device: torch.device, trained: int | None
+) -> str:
     """The smallest change that makes the run fit, in words."""
     room = _USABLE_SHARE * available_memory(device)
 
     def fits(batch_size: int, **changes: object) -> bool:
         changed, smaller = config.model_copy(update=changes), loader.model_copy(update={"batch_size": batch_size})
-        return state_bytes(model, changed, processes) + step_bytes(model, smaller, changed, device) <= room
+        return state_bytes(model, changed, processes, trained) + step_bytes(model, smaller, changed, device) <= room
 
     size = loader.batch_size
     options: list[tuple[str, dict[str, object]]] = [("", {})]

@@ -48,10 +48,14 @@ NEIGHBORS_KIND, NEIGHBORS_FILE = "neighbors", "table.npy"
 
 
 class ModelSection(RunConfig):
-    """preset: a name in `cm3.model.presets`; overrides: fields of `CM3Config` to replace; codebook_init: start the image
-    token embeddings from the code vectors of the image tokenizer, where the tokenizer folder has them; attention: the back end,
-    "auto" is FlexAttention on a GPU and SDPA elsewhere."""
+    """start: a language model or model folder to go on from (a converted one too; the other three are then not used). Otherwise
+    preset: a name in `cm3.model.presets`; overrides: fields of `CM3Config` to replace; codebook_init: start the image
+    token embeddings from the code vectors of the image tokenizer, where the tokenizer folder has them.
 
+    attention: the back end, "auto" is FlexAttention on a GPU and SDPA elsewhere.
+    """
+
+    start: Path | None = None
     preset: str = "tiny"
     overrides: dict[str, Any] = Field(default_factory=dict)
     codebook_init: bool = True
@@ -89,7 +93,7 @@ class PretrainConfig(RunConfig):
 
 
 def pretrain(config: PretrainConfig, sample: Callable[[Vocab], Sampler] | None = None) -> TrainResult:
-    """Train a fresh model as `config` says and write it to `config.out`.
+    """Train a fresh model, or go on with one, as `config` says and write it to `config.out`.
 
     sample: makes what draws pictures after every evaluation, for the vocabulary. Raises `UsageError` when the run cannot fit
     into memory, `ArtefactError` when shards and tokenizer do not belong together, and what `cm3.train.loop.train` raises.
@@ -97,7 +101,7 @@ def pretrain(config: PretrainConfig, sample: Callable[[Vocab], Sampler] | None =
     artefact.require_replaceable(config.out, KIND)
     tokenizer = DocumentTokenizer.load(config.tokenizer)
     loader = SequenceLoader(training_documents(config, tokenizer.vocab), tokenizer.vocab, config.loader, config.train.seed)
-    shape = model_config(config.model, tokenizer.vocab)
+    shape = model_config(config.model, tokenizer.vocab) if config.model.start is None else _shape_of(config.model.start)
     if config.loader.row_length > shape.max_position_embeddings:
         raise UsageError(
             f"loader.row_length={config.loader.row_length} is more than the model's max_position_embeddings="
@@ -106,9 +110,10 @@ def pretrain(config: PretrainConfig, sample: Callable[[Vocab], Sampler] | None =
     estimate = estimate_run(shape, config.loader, config.train, loader.plan.mean_context())
     estimate.require_room()
     say_on_main_process(str(estimate))
-    model = build_model(config.model, tokenizer.vocab, config.train.seed, _codebook(config))
-    masking = config.loader.objective
-    model.config.texts_were_masked = masking.name == "cm3" and masking.whole_segment_prob > 0
+    model = _starting_model(config, tokenizer)
+    masked = config.loader.objective.name == "cm3" and config.loader.objective.whole_segment_prob > 0
+    if masked or config.model.start is None:  # a model that is trained on has learned it before, or not
+        model.config.texts_were_masked = masked
     use_attention(model, config.model.attention, config.train.device)
     objective = TokenObjective(model, tokenizer.vocab, config.loss)
     sampler = sample(tokenizer.vocab) if sample is not None else None
@@ -151,6 +156,24 @@ def build_model(section: ModelSection, vocab: Vocab, seed: int, codebook: Tensor
         generator = torch_generator(seed, "codebook_init")
         vectors = project_codebook(codebook, config.hidden_size, config.initializer_range, generator)
         set_image_embeddings(model, vectors, vocab.image_start)
+    return model
+
+
+def _shape_of(start: Path) -> CM3Config:
+    artefact.verify(start)
+    return CM3Config.from_pretrained(start)
+
+
+def _starting_model(config: PretrainConfig, tokenizer: DocumentTokenizer) -> CM3ForCausalLM:
+    start = config.model.start
+    if start is None:
+        return build_model(config.model, tokenizer.vocab, config.train.seed, _codebook(config))
+    model, own = load_language_model(start)
+    if own.fingerprint != tokenizer.fingerprint:
+        raise ArtefactError(
+            f"{start} was trained with another document tokenizer than {config.tokenizer}; tokenize the documents with its own "
+            f"(cm3 tokenize ... --tokenizer {start}) and set tokenizer={start}"
+        )
     return model
 
 

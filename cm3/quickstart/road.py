@@ -80,14 +80,14 @@ def _tokens(config: QuickstartConfig, settings: Settings, places: Places) -> lis
             places.tokens,
             [places.data, *tokenizers],
             "pairs/train",
-            lambda: make_tokens(places.pairs, places, places.tokens),
+            lambda: make_tokens(places.pairs, places, places.tokens, config),
             "turn the training documents into token shards",
         ),
         _stage(
             places.held_out_tokens,
             [places.data, *tokenizers],
             "pairs/test",
-            lambda: make_tokens(places.held_out_pairs, places, places.held_out_tokens),
+            lambda: make_tokens(places.held_out_pairs, places, places.held_out_tokens, config),
             "turn the held-out documents into token shards",
         ),
         _stage(
@@ -239,11 +239,11 @@ def _texts(settings: Settings) -> Any:
             yield Document(document.id, tuple(segment for segment in segments if isinstance(segment, TextSegment)))
 
 
-def make_tokens(source: Path, places: Places, out: Path) -> None:
-    """Tokenize the pairs of `source`."""
+def make_tokens(source: Path, places: Places, out: Path, config: QuickstartConfig) -> None:
+    """Tokenize the pairs of `source`; scenes in this process, since a second one takes longer to start than it saves."""
     from cm3.tokenize import tokenize
 
-    tokenize(source, places.document_tokenizer, places.image_tokenizer, out)
+    tokenize(source, places.document_tokenizer, places.image_tokenizer, out, workers=1 if config.data is None else 0)
 
 
 def make_neighbors(places: Places, seed: int) -> None:

@@ -128,7 +128,7 @@ def _scenes(config: QuickstartConfig, places: Places) -> Settings:
     )
     return Settings(
         world=WorldConfig(),
-        num_train=config.size(13_500, least=64),
+        num_train=config.size(10_500, least=64),
         num_held_out=max(config.held_out, 256) if config.scale >= 0.2 else config.held_out,
         image_tokenizer=VQTrainConfig(
             preset="quickstart",
@@ -140,14 +140,14 @@ def _scenes(config: QuickstartConfig, places: Places) -> Settings:
             hard_texts=False,
             train=TrainConfig(
                 **training(
-                    config, 220, optimizer="muon", learning_rate=3e-3, betas=(0.9, 0.98), schedule="wsd", decay_fraction=0.5
+                    config, 180, optimizer="muon", learning_rate=3e-3, betas=(0.9, 0.98), schedule="wsd", decay_fraction=0.5
                 )
             ),
         ),
         memory=BuildConfig(embed_encoder=False),
         text_vocab_size=TEXT_VOCAB_SIZE["scenes"],
-        pretraining=_pretraining(config, places, row_length, batch_size=16, steps=340),
-        tuning=_tuning(config, places, mixture, row_length, batch_size=12, steps=1300),
+        pretraining=_pretraining(config, places, row_length, batch_size=16, steps=330),
+        tuning=_tuning(config, places, mixture, row_length, batch_size=12, steps=1250),
     )
 
 

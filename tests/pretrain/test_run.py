@@ -84,6 +84,36 @@ def test_it_learns_and_reads_back(parts: dict[str, str]) -> None:
     assert curve["loss"][-1] < curve["loss"][0]
 
 
+def test_a_model_is_trained_on(parts: dict[str, str], tmp_path: Path) -> None:
+    first = pretrain(config(parts))
+    again = config(
+        {**parts, "out": str(tmp_path / "more")}, f"model.start={parts['out']}", "train.steps=2", "train.learning_rate=1e-3"
+    )
+    second = pretrain(again)
+    figures = [[record for record in result.history if record["kind"] == "eval"][-1] for result in (first, second)]
+    assert figures[1]["bits_per_image_token"] < 1.2 * figures[0]["bits_per_image_token"] + 0.05
+    before, after = (load_language_model(run)[0] for run in (Path(parts["out"]), again.out))
+    assert after.config.texts_were_masked == before.config.texts_were_masked
+    assert not torch.equal(after.lm_head.weight, before.lm_head.weight)
+    assert after.config.hidden_size == 32
+
+
+def test_a_model_with_another_tokenizer_is_not_trained_on(parts: dict[str, str], tmp_path: Path) -> None:
+    pretrain(config(parts, "train.steps=1"))
+    text = BPETextTokenizer.train(["all green red blue apples"], 300)
+    tokenizer = DocumentTokenizer(vocab_for(text, CODES, GRID), text)
+    with artefact.writing(tmp_path / "other", "document_tokenizer") as folder:
+        tokenizer.save(folder)
+    write_shards(tokenizer.encode_many(documents(8, 0)), tmp_path / "others", tokenizer.vocab)
+    changed = {"tokenizer": str(tmp_path / "other"), "tokens": str(tmp_path / "others"), "out": str(tmp_path / "more")}
+    settings = [f"{name}={path}" for name, path in changed.items()]
+    run = load_run(
+        PretrainConfig, None, [*settings, f"model.start={parts['out']}", "loader.row_length=64", "loader.batch_size=4"]
+    )
+    with pytest.raises(ArtefactError, match="another document tokenizer"):
+        pretrain(run)
+
+
 def test_averaged_weights_are_what_is_written(parts: dict[str, str]) -> None:
     result = pretrain(config(parts, "train.steps=4", "train.ema_decay=0.9"))
     model, _ = load_language_model(Path(parts["out"]))

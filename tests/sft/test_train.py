@@ -1,6 +1,7 @@
 """Tuning end to end at toy size: the loss goes down, the folder opens, the tasks travel with it, mistakes are sentences."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from cm3.sequences.loader import LoaderConfig
 from cm3.tokens import BPETextTokenizer, DocumentTokenizer, vocab_for
 from cm3.train.config import TrainConfig
 from cm3.train.loop import TrainResult
+from sft.lora import LoRAConfig
 from sft.mixture import MixtureEntry
 from sft.train import SFTConfig, train
 from vqgan.config import VQConfig
@@ -83,6 +85,33 @@ def test_a_finished_run_is_not_run_again(config):
     first = load_language_model(train(config))[0]
     again = load_language_model(train(config))[0]
     assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values()))
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
+def test_adapters_alone_are_trained_and_added(config, tmp_path):
+    peft = pytest.importorskip("peft")
+    lora = LoRAConfig(rank=2, alpha=4.0, targets=("q_proj", "down_proj"))
+    out = train(config.model_copy(update={"lora": lora}))
+    tuned, started = load_language_model(out)[0].state_dict(), load_language_model(config.model)[0].state_dict()
+    changed = {name for name in started if not torch.equal(tuned[name], started[name])}
+    assert changed == {name for name in started if "q_proj" in name or "down_proj" in name}
+    again = peft.PeftModel.from_pretrained(load_language_model(config.model)[0], run_folder(out) / "adapters")
+    for name, tensor in again.merge_and_unload().state_dict().items():
+        torch.testing.assert_close(tensor, tuned[name], atol=1e-5, rtol=1e-5)
+    records = [json.loads(line) for line in (run_folder(out) / "metrics.jsonl").read_text().splitlines()]
+    losses = [record["loss"] for record in records if record["kind"] == "train"]
+    assert losses[-1] < losses[0]
+
+
+def test_adapters_that_cannot_be(config, monkeypatch):
+    with pytest.raises(UsageError, match=r"lora\.targets names 'query'; the matrices of this model are .*q_proj"):
+        train(config.model_copy(update={"lora": LoRAConfig(targets=("query",))}))
+    averaged = {"lora": {}, "train": {**config.train.model_dump(), "ema_decay": 0.9}}
+    with pytest.raises(ValueError, match="leave it out when lora"):
+        SFTConfig.model_validate({**config.model_dump(), **averaged})
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(UsageError, match="pip install"):
+        train(config.model_copy(update={"lora": LoRAConfig()}))
 
 
 def test_mistakes_are_met_before_any_work(config, tmp_path, images):
