@@ -7,10 +7,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= quickstart
-MINUTES ?= 12
+MINUTES ?= 15
 BIN := $(VENV)/bin
-# compiling every module of every package takes longer than all else; the few that are used are compiled when they are
+# compiling every module of every package takes longer than all else; the few that are used are compiled once, when they are
 PIP_FLAGS := --quiet --no-compile
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: quickstart test check format bench clean
 

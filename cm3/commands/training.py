@@ -15,7 +15,7 @@ from cm3.core.storage import sibling
 
 def quickstart(
     out: Annotated[Path, typer.Option(help="Where everything goes: data, stages, model, report.")] = Path("quickstart"),
-    minutes: Annotated[float, typer.Option(help="Budget for all stages on two quiet cores; training scales with it.")] = 12.0,
+    minutes: Annotated[float, typer.Option(help="Budget for all stages on two quiet cores; training scales with it.")] = 15.0,
     data: Annotated[Path | None, typer.Option(help="Your pictures with texts; without it, the embedded world.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn.")] = 0,
     as_json: AsJson = False,

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from cm3.core.runfile import RunConfig
 
-REFERENCE_MINUTES = 12.0  # the budget the step counts below were measured for, on two quiet cores
+REFERENCE_MINUTES = 15.0  # the budget the step counts below were measured for, on two quiet cores
 
 
 class QuickstartConfig(RunConfig):
