@@ -52,6 +52,7 @@ def run_config(data: Path, runs: Path, arm: str, seed: int) -> PretrainConfig:
     settings = [f"train.steps={STEPS}", f"train.seed={seed}", "train.optimizer=muon", "train.learning_rate=8e-3"]
     settings += ["train.warmup_steps=20", "train.schedule=wsd", "train.decay_fraction=0.4", "train.checkpoint_every=0"]
     settings += [f"loader.row_length={ROW_LENGTH}", f"loader.batch_size={BATCH_SIZE}", "train.device=cpu", "train.log_every=40"]
+    settings += ["train.precision=fp32"]
     out = runs / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}"
     overrides = [f"{name}={data / place}" for name, place in places.items()]
     return load_run(PretrainConfig, None, [*overrides, f"out={out}", *settings, *neighbors, *ARMS[arm]])

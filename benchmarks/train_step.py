@@ -138,7 +138,13 @@ def our_steps(objective: TokenObjective, batches: list[Batch]) -> list[float]:
     """Seconds of some steps of our loop."""
     task = TimedTask(objective, batches)
     config = TrainConfig(
-        steps=STEPS + 2, device="cpu", tensorboard=False, checkpoint_every=0, schedule="constant", learning_rate=1e-4
+        steps=STEPS + 2,
+        device="cpu",
+        precision="fp32",
+        tensorboard=False,
+        checkpoint_every=0,
+        schedule="constant",
+        learning_rate=1e-4,
     )
     with tempfile.TemporaryDirectory() as folder:
         train(task, config, Path(folder) / "run")

@@ -71,6 +71,7 @@ def train_arm(arm: dict[str, Any], data: str, out: Path) -> None:
             "checkpoint_every": 0,
             "tensorboard": False,
             "device": "cpu",
+            "precision": "fp32",
             "log_every": 50,
         },
     }

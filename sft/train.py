@@ -83,7 +83,7 @@ def train(config: SFTConfig) -> Path:
     mixture = make_mixture(config.mixture, tokenizer, seed, loader_config.row_length)
     loader = SequenceLoader(mixture, tokenizer.vocab, loader_config, seed)
     held_out = _held_out_batches(config, tokenizer, loader_config)
-    use_attention(model, "auto", config.train.device)
+    use_attention(model, "auto", config.train)
     adapted = None if config.lora is None else add_adapters(model, config.lora, seed)
     estimate = estimate_run(model.config, loader_config, config.train, loader.plan.mean_context(), trainable_parameters(model))
     estimate.require_room()

@@ -69,6 +69,12 @@ class CommandLine:
         return lines[0]
 
 
+@pytest.fixture(autouse=True)
+def _fp32_on_every_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings in this process make the same sums on every CPU; what bf16 does is tested where it is asked for."""
+    monkeypatch.setattr("cm3.train.precision.cpu_has_bf16_tiles", lambda: False)
+
+
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
     """The command line, in a folder of its own."""

@@ -312,11 +312,11 @@ class CM3Model(CM3PreTrainedModel):
         backend = self.config._attn_implementation
         if mask is not None or past is not None:
             raise ValueError("document_ids are for packed training rows: give no attention_mask and no cache beside them")
-        if backend in ("sdpa", "eager"):
-            visible = PATTERNS[self.config.attention_pattern](x.shape[1], document_ids, x.device)
-            return additive(visible, x.dtype)
         if "flash" in backend:
             raise ValueError(f"document_ids need the sdpa, eager or flex_attention back end; this model runs {backend!r}")
+        if backend != "flex_attention":
+            visible = PATTERNS[self.config.attention_pattern](x.shape[1], document_ids, x.device)
+            return additive(visible, x.dtype)
         same = document_mask_function(document_ids)
         return create_causal_mask(
             config=self.config, inputs_embeds=x, attention_mask=None, past_key_values=None, and_mask_function=same

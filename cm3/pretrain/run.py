@@ -114,7 +114,7 @@ def pretrain(config: PretrainConfig, sample: Callable[[Vocab], Sampler] | None =
     masked = config.loader.objective.name == "cm3" and config.loader.objective.whole_segment_prob > 0
     if masked or config.model.start is None:  # a model that is trained on has learned it before, or not
         model.config.texts_were_masked = masked
-    use_attention(model, config.model.attention, config.train.device)
+    use_attention(model, config.model.attention, config.train)
     objective = TokenObjective(model, tokenizer.vocab, config.loss)
     sampler = sample(tokenizer.vocab) if sample is not None else None
     task = TokenTask(objective, loader, held_out_batches(config, tokenizer.vocab), sampler, loader.plan.mean_context())

@@ -118,17 +118,16 @@ def settings_for(config: QuickstartConfig, places: Places) -> Settings:
 
 
 def _scenes(config: QuickstartConfig, places: Places) -> Settings:
-    row_length = 256
     mixture = (
-        _entry("text_to_image", places.data / "pairs", 3.0),
+        _entry("text_to_image", places.data / "pairs", 2.75),
         _entry("captioning", places.data / "pairs", 0.75),
-        _entry("vqa", places.data / "vqa", 2.75, loss_weight=4.0, options={"questions_per_image": 5}),
+        _entry("vqa", places.data / "vqa", 3.25, loss_weight=6.0, options={"questions_per_image": 5}),
         _entry("editing", places.data / "edits", 2.25),
         _entry("infilling", places.data / "pairs", 0.75),
     )
     return Settings(
         world=WorldConfig(),
-        num_train=config.size(10_500, least=64),
+        num_train=config.size(13_500, least=64),
         num_held_out=max(config.held_out, 256) if config.scale >= 0.2 else config.held_out,
         image_tokenizer=VQTrainConfig(
             preset="quickstart",
@@ -146,8 +145,8 @@ def _scenes(config: QuickstartConfig, places: Places) -> Settings:
         ),
         memory=BuildConfig(embed_encoder=False),
         text_vocab_size=TEXT_VOCAB_SIZE["scenes"],
-        pretraining=_pretraining(config, places, row_length, batch_size=16, steps=330),
-        tuning=_tuning(config, places, mixture, row_length, batch_size=12, steps=1250),
+        pretraining=_pretraining(config, places, row_length=256, batch_size=16, steps=500),
+        tuning=_tuning(config, places, mixture, row_length=192, batch_size=16, steps=1600),
     )
 
 

@@ -2,8 +2,8 @@
 
     OUT/pairs/SPLIT/*.tar   KEY.png, KEY.txt (a full caption), KEY.json {"scene", "held_out"}
     OUT/vqa/SPLIT/*.tar     KEY.png, KEY.json {"questions": [{"question", "answer", "kind", "explanation"}], "scene",
-                            "held_out"}: in training up to three questions of every kind, otherwise one; not every
-                            question has an explanation
+                            "held_out"}: in training up to three questions of every kind (six with the answer yes or
+                            no), otherwise one; not every question has an explanation
     OUT/edits/SPLIT/*.tar   KEY.source.png, KEY.target.png, KEY.mask.png (white: the region that changes),
                             KEY.json {"instruction", "kind", "before", "after", "held_out"}
 
@@ -32,7 +32,7 @@ from cm3.documents.document import Document, ImageSegment, TextSegment
 from cm3.documents.writers import write_documents
 from cm3.scenes.edits import sample_edit
 from cm3.scenes.language import caption
-from cm3.scenes.questions import questions
+from cm3.scenes.questions import QUESTION_KINDS, YES_OR_NO, questions
 from cm3.scenes.render import render
 from cm3.scenes.sampling import sample_scene
 from cm3.scenes.split import Split, is_held_out
@@ -41,6 +41,7 @@ from cm3.scenes.world import WorldConfig
 PARTS = ("pairs", "vqa", "edits")
 SPLITS: dict[str, Split] = {"train": "train", "validation": "train", "test": "test"}
 TRAINING_ROUNDS = 3  # how often a training picture is asked about every kind of thing: an answer is few tokens, a picture many
+TRAINING_KINDS = (*QUESTION_KINDS, *YES_OR_NO)  # these twice as often: whether two things are the same is learned last
 _PNG_LEVEL = 1  # small flat pictures: higher levels cost time and save nothing
 
 MakeDocument = Callable[[WorldConfig, str, int, int], Document]
@@ -71,8 +72,8 @@ def vqa_document(config: WorldConfig, split: str, seed: int, index: int) -> Docu
     """Sample `index` of vqa/`split`: a picture, with questions (none twice) and their answers in meta."""
     rng = numpy_generator(seed, "vqa", split, index)
     scene = sample_scene(rng, config, SPLITS[split])
-    rounds = TRAINING_ROUNDS if split == "train" else 1
-    asked = dict.fromkeys(item for _ in range(rounds) for item in questions(scene, rng))
+    rounds, kinds = (TRAINING_ROUNDS, TRAINING_KINDS) if split == "train" else (1, QUESTION_KINDS)
+    asked = dict.fromkeys(item for _ in range(rounds) for item in questions(scene, rng, kinds))
     listed = [{name: value for name, value in asdict(item).items() if value} for item in asked]
     meta = {"questions": listed, "scene": scene.to_json(), "held_out": is_held_out(scene)}
     return Document(_key(split, index), (_picture(render(scene, config)),), meta)

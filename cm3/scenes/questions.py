@@ -6,7 +6,7 @@ likely whatever the scene. `names_of` finds the phrases that single out one obje
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -18,6 +18,7 @@ from cm3.scenes.split import is_held_out_relation
 from cm3.scenes.world import COLORS, RELATIONS, SHAPES, Scene, SceneObject, holds, join_words, position_phrase, with_article
 
 QUESTION_KINDS = ("count", "color", "shape", "existence", "position", "relation")
+YES_OR_NO = ("existence", "relation")
 
 Form = tuple[str, ...]
 FORMS: tuple[Form, ...] = (
@@ -46,19 +47,12 @@ class Question:
     explanation: str = ""
 
 
-def questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    """One question of every kind that the scene allows, in the order of `QUESTION_KINDS`.
+def questions(scene: Scene, rng: np.random.Generator, kinds: Sequence[str] = QUESTION_KINDS) -> list[Question]:
+    """One question of each of `kinds` that the scene allows, in their order.
 
     Count and existence are always there. The others need an object (or two, for a relation) that words can single out.
     """
-    asked = [
-        _count(scene, rng),
-        _color(scene, rng),
-        _shape(scene, rng),
-        _existence(scene, rng),
-        _position(scene, rng),
-        _relation(scene, rng),
-    ]
+    asked = (_MAKERS[kind](scene, rng) for kind in kinds)
     return [question for question in asked if question is not None]
 
 
@@ -158,3 +152,13 @@ def _relation(scene: Scene, rng: np.random.Generator) -> Question | None:
 def _seen(item: SceneObject) -> str:
     """What one sees of an object that is looked for: its place comes right after what it was found by."""
     return f"{item.shape} {item.color} {item.position}"
+
+
+_MAKERS: dict[str, Callable[[Scene, np.random.Generator], Question | None]] = {
+    "count": _count,
+    "color": _color,
+    "shape": _shape,
+    "existence": _existence,
+    "position": _position,
+    "relation": _relation,
+}

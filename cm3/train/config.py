@@ -21,7 +21,7 @@ class TrainConfig(RunConfig):
     Schedule: linear warm-up over `warmup_steps`, then `schedule`, ending at `min_lr_ratio` times the learning rate; "wsd" decays
     linearly over the last `decay_fraction` of the steps; "polynomial" decays with exponent `power`.
     Averaging: `ema_decay` keeps an exponential moving average of the weights, which evaluation then uses.
-    Numbers: `precision` "auto" is bf16 autocast on a GPU and fp32 on a CPU (where bf16 is about 100 times slower);
+    Numbers: `precision` "auto" is bf16 autocast on a GPU and on a CPU with AMX, fp32 elsewhere (where bf16 is emulated);
     `compile` runs every trained module through torch.compile; `device` "cpu" ignores a GPU.
     Memory: `activation_checkpointing` keeps only the inputs of every block and computes the rest again in the backward pass;
     `sharding` "full" spreads weights, gradients and optimizer states over all processes (FSDP2), "none" gives each a copy (DDP).

@@ -64,6 +64,7 @@ def config(parts: dict[str, str], *overrides: str) -> PretrainConfig:
     settings = [f"{name}={path}" for name, path in parts.items()]
     model = ["model.overrides={hidden_size = 32, num_hidden_layers = 1, num_attention_heads = 2}"]
     train = ["train.steps=30", "train.learning_rate=2e-2", "train.log_every=10", "train.device=cpu", "train.checkpoint_every=0"]
+    train += ["train.precision=fp32"]  # in the processes of two, too
     loader = ["loader.row_length=64", "loader.batch_size=4"]
     return load_run(PretrainConfig, None, [*settings, *model, *train, *loader, *overrides])
 

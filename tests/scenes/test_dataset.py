@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -61,6 +62,8 @@ def test_training_pictures_are_asked_more(world):
         assert len(asked) == len(set(asked))
     mean = [sum(len(document.meta["questions"]) for document in part) / len(part) for part in (train, test)]
     assert mean[0] > 2 * mean[1]
+    kinds = Counter(item["kind"] for document in train for item in document.meta["questions"])
+    assert kinds["existence"] > 1.4 * kinds["count"]  # drawn twice as often, and none twice
 
 
 def test_edits_hold_mask_source_and_target(world):

@@ -99,6 +99,8 @@ def test_every_kind_is_asked_in_order():
     assert "relation" not in alone
     empty = {asked.kind for seed in range(9) for asked in questions(Scene((), "white"), np.random.default_rng(seed))}
     assert empty == {"count", "existence", "color"}
+    chosen = questions(SCENE, np.random.default_rng(0), ("relation", "count"))
+    assert [asked.kind for asked in chosen] == ["relation", "count"]
 
 
 def test_yes_and_no_are_balanced():

@@ -24,6 +24,7 @@ VARIANTS = {
     "muon": ("tiny_task", {"optimizer": "muon", "ema_decay": None, "schedule": "wsd", "checkpoint_every": 0}),
     "accumulation": ("tiny_task", {"accumulation_steps": 2, "clip_norm": 0.1, "checkpoint_every": 0}),
     "adversarial": ("adversarial_task", {"eval_every": 3}),
+    "bf16": ("tiny_task", {"precision": "bf16"}),
 }
 
 
