@@ -5,6 +5,7 @@ pixels (B, 3, Y, X) → latents (B, D, h, w) → codes (B, h, w) → quantized (
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -42,7 +43,9 @@ class VQModel(nn.Module):
 
     def forward(self, pixels: Tensor) -> VQOutput:
         """Reconstruct `pixels` through the quantizer, with gradients."""
-        result = self.quantizer(self.latents(pixels))
+        latents = self._settled(self.latents(pixels))
+        with _outside_autocast(latents.device):
+            result = self.quantizer(latents)
         decoded = self._decoded(result.quantized)
         return VQOutput(decoded, _pixels(decoded), result.codes, result.loss, result.metrics)
 
@@ -56,14 +59,25 @@ class VQModel(nn.Module):
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, Y, X) in [-1, 1] → codes (B, h, w) int64."""
-        return self.quantizer.encode(self.latents(pixels))
+        latents = self._settled(self.latents(pixels))
+        with _outside_autocast(latents.device):
+            return self.quantizer.encode(latents)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (B, h, w) int64 → pixels (B, 3, Y, X), not clamped."""
         return self.reconstruct(self.quantizer.lookup(codes))
 
+    def _settled(self, latents: Tensor) -> Tensor:
+        """In the dtype of the weights: what autocast rounded to bf16 is compared with code vectors in their own precision."""
+        return latents.to(next(self.parameters()).dtype)
+
     def _decoded(self, quantized: Tensor) -> Tensor:
         return self.decoder(self.post_quant_conv(quantized.contiguous(memory_format=torch.channels_last)))
+
+
+def _outside_autocast(device: torch.device) -> AbstractContextManager[object]:
+    known = torch.amp.is_autocast_available(device.type)  # "meta" is not
+    return torch.autocast(device.type, enabled=False) if known else nullcontext()
 
 
 def _pixels(decoded: Tensor) -> Tensor:

@@ -41,6 +41,14 @@ def test_learns_which_picture_a_text_describes(pairs: list[Document], tiny_shape
     assert figures["text_to_image/recall_at_1"] > 0.5 > 10 * figures["chance_at_1"]
 
 
+def test_learns_in_bf16_and_is_measured_in_fp32(pairs: list[Document], tiny_shape: EncoderShape, tmp_path: Path) -> None:
+    settings = {"steps": 40, "optimizer": "muon", "learning_rate": 5e-3, "tensorboard": False, "precision": "bf16"}
+    trained = retrieval.train_encoder(pairs, tmp_path / "encoder", config(tiny_shape, train=settings, held_out_fraction=0.3))
+    losses = [record["loss"] for record in trained.history if record["kind"] == "train"]
+    assert losses[0] > 1.2 * losses[-1]
+    assert trained.metrics["text_to_image/recall_at_1"] > trained.metrics["chance_at_1"]
+
+
 def test_the_folder_is_a_verified_artefact_and_nothing_else_is_left(
     pairs: list[Document], tiny_shape: EncoderShape, tmp_path: Path
 ) -> None:

@@ -128,6 +128,33 @@ def test_a_frozen_encoder_keeps_its_codes(picture_folder: Path, tmp_path: Path, 
     assert torch.equal(codes[0], codes[1])
 
 
+QUANTIZERS: dict[str, dict[str, object]] = {
+    "vq": {},
+    "ema": {},
+    "cosine": {},
+    "rotation": {},
+    "ibq": {},
+    "lfq": {"codebook_dim": 4},
+    "gumbel": {},
+}
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_every_quantizer_trains_in_bf16(name: str, picture_folder: Path, tmp_path: Path, block_picture: Draw) -> None:
+    """The networks are in bf16, the quantizer is not: its codes are those of the latents in fp32."""
+    tokenizer = {**TOKENIZER, "quantizer": name, **QUANTIZERS[name]}
+    settings = {"steps": 2, "precision": "bf16", "tensorboard": False}
+    loaded = train(_config(picture_folder, tokenizer=tokenizer, train=TrainConfig.model_validate(settings)), tmp_path / "out")
+    pixels = loaded.preprocess([block_picture(number) for number in range(4)])
+    model = loaded.model
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        latents = model.latents(pixels)
+        codes = model.encode(pixels)
+    assert latents.dtype is torch.bfloat16
+    assert torch.equal(codes, model.quantizer.encode(latents.float()))
+    assert model.quantizer.codebook().dtype is torch.float32
+
+
 def test_every_loss_term_trains(picture_folder: Path, tmp_path: Path) -> None:
     task = _task(picture_folder, tmp_path, loss={"l2": 4.0, "perceptual": "edges"})
     batch = task.batch(0, Shard(0, 1))
