@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK_ELEMENTS = 1 << 23  # logits of one chunk: 8M fp32 numbers, 32 MiB
+ROW_STEP = 128  # rows are filled up to a multiple: in bf16 a CPU compiles and keeps a product for every new shape
 
 
 def linear_cross_entropy(
@@ -26,8 +27,11 @@ def linear_cross_entropy(
     Returns the loss Σ w (ce + z_weight · log² Z) / Σ w as a 0-d float32 tensor with gradients to hidden and weight, and the
     unweighted cross-entropies (N,) float32 in nats, detached. With Σ w = 0 the loss is 0.
     """
+    count = len(targets)
+    added = -count % ROW_STEP
+    hidden, targets, token_weights = F.pad(hidden, (0, 0, 0, added)), F.pad(targets, (0, added)), F.pad(token_weights, (0, added))
     loss, token_losses = _LinearCrossEntropy.apply(hidden, weight, targets, token_weights, z_weight)
-    return loss, token_losses
+    return loss, token_losses[:count]
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
