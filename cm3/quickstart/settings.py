@@ -132,21 +132,28 @@ def _scenes(config: QuickstartConfig, places: Places) -> Settings:
         image_tokenizer=VQTrainConfig(
             preset="quickstart",
             max_images=4096,
-            train=TrainConfig(**training(config, 150, learning_rate=2e-3, weight_decay=0.0, schedule="cosine")),
+            train=TrainConfig(**training(config, 150, precision="fp32", learning_rate=2e-3, weight_decay=0.0, schedule="cosine")),
         ),
         encoder=TrainEncoderConfig(
             preset="tiny",
             hard_texts=False,
             train=TrainConfig(
                 **training(
-                    config, 180, optimizer="muon", learning_rate=3e-3, betas=(0.9, 0.98), schedule="wsd", decay_fraction=0.5
+                    config,
+                    180,
+                    precision="fp32",
+                    optimizer="muon",
+                    learning_rate=3e-3,
+                    betas=(0.9, 0.98),
+                    schedule="wsd",
+                    decay_fraction=0.5,
                 )
             ),
         ),
         memory=BuildConfig(embed_encoder=False),
         text_vocab_size=TEXT_VOCAB_SIZE["scenes"],
-        pretraining=_pretraining(config, places, row_length=256, batch_size=16, steps=500),
-        tuning=_tuning(config, places, mixture, row_length=192, batch_size=16, steps=1600),
+        pretraining=_pretraining(config, places, row_length=256, batch_size=16, steps=450),
+        tuning=_tuning(config, places, mixture, row_length=192, batch_size=16, steps=1450),
     )
 
 

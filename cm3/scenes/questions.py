@@ -123,8 +123,11 @@ def _existence(scene: Scene, rng: np.random.Generator) -> Question:
     else:
         near = [(color, shape) for color in COLORS for shape in SHAPES if _differ_in_one(kinds, color, shape)]
         answer, (color, shape) = "no", pick(rng, near or [("red", "circle")])
-    alike = list(dict.fromkeys(item.shape for item in scene.objects if item.color == color))
-    seen = f"{color} {shape}: {join_words(alike) or 'nothing'}"
+    alike = [item.shape for item in scene.objects if item.color == color]
+    if answer == "yes":
+        seen = f"{color} {shape}"
+    else:  # what was found, then what it is not: a word that stands in the question, or does not, is easier than two that differ
+        seen = f"{color} {alike[0]}, not {shape}" if alike else f"nothing {color}"
     return Question("existence", f"is there {with_article(f'{color} {shape}')}?", answer, seen)
 
 
