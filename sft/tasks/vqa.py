@@ -1,6 +1,6 @@
 """Visual question answering: `question, image ⟶ answer`, and further questions about the same picture as further turns.
 
-    {"question": "is there a red circle?", "explanation": "red square, not circle", "answer": "no"}   ⟶   red square, not circle → no
+    {"question": "is there a red circle?", "explanation": "red square", "answer": "no"}   ⟶   red square → no
 
 A question may come with an explanation, which then stands before the answer (CM3Leon's ScienceQA template, table 5: "Let's
 think step-by-step: {explanation} So the answer is {answer}"): a small model finds in two steps what it does not find in one.
