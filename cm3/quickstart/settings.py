@@ -2,7 +2,8 @@
 
 Step counts are for the reference budget (`cm3.quickstart.config`). Two sets: the embedded world, whose aligned shapes need a
 codebook of all its patches and a model that binds words to places, and pictures from outside, which need finer codes. The small
-tokenizers and encoders train in fp32 on every machine: bf16 saves no time at their size and costs detail (emoji: SSIM 0.68, not 0.71).
+tokenizers and encoders train in fp32 on every machine: bf16 saves no time at their size and costs detail (emoji: SSIM 0.68,
+not 0.71).
 """
 
 from __future__ import annotations
