@@ -52,8 +52,11 @@ def network(channels: int) -> VQModel:
 
 
 def plain(model: VQModel) -> Peer:
-    """The same modules in the default layout."""
+    """The same modules in the default layout, upsampling as it is usually written: interpolation, then a 3×3 convolution."""
     twin = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    for level in twin.decoder.up:
+        if hasattr(level, "upsample"):
+            level.upsample = torch.nn.Sequential(torch.nn.Upsample(scale_factor=2.0, mode="nearest"), level.upsample.conv)
     return Peer(
         "a plain module",
         lambda pixels: twin.quantizer.encode(twin.quant_conv(twin.encoder(pixels))),

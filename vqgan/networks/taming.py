@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -199,12 +200,35 @@ class _Downsample(nn.Module):
 
 
 class _Upsample(nn.Module):
+    """Twice the side by nearest neighbors, then a 3×3 convolution: computed at the lower resolution.
+
+    A pixel of the doubled picture sees two rows and two columns of the small one, some of them twice. So the convolution is
+    four of 2×2, one for each place in a doubled pixel, whose weights are sums of the 3×3 ones: 4/9 of the multiplications.
+    """
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, h, w) → (B, C, 2h, 2w)
+        height, width = x.shape[2:]
+        rows = _doubled(self.conv.weight, 2)  # (2, C, C, 2, 3)
+        weights = torch.stack([_doubled(part, 3) for part in rows])  # (2, 2, C, C, 2, 2)
+        bias = self.conv.bias.repeat(4) if self.conv.bias is not None else None
+        places = F.conv2d(x, weights.flatten(0, 2), bias, padding=1)  # (B, 4C, h + 1, w + 1)
+        layout = torch.channels_last if places.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+        size = (len(x), x.shape[1], 2 * height, 2 * width)
+        out = torch.empty(size, dtype=places.dtype, device=places.device, memory_format=layout)
+        for index, part in enumerate(places.chunk(4, dim=1)):
+            down, right = divmod(index, 2)
+            out[:, :, down::2, right::2] = part[:, :, down : down + height, right : right + width]
+        return out
+
+
+def _doubled(weight: Tensor, dim: int) -> Tensor:
+    """Three taps along `dim` over doubled values as two over the values themselves: for the first and the second of a pair."""
+    before, here, behind = weight.unbind(dim)
+    return torch.stack([torch.stack([before, here + behind], dim), torch.stack([before + here, behind], dim)])
 
 
 def _norm_silu(norm: nn.GroupNorm, x: Tensor) -> Tensor:

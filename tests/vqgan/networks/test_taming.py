@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional as F
 from transformers import ChameleonVQVAE, ChameleonVQVAEConfig, JanusVQVAE, JanusVQVAEConfig
 
 from cm3.core.errors import UsageError
 from vqgan.config import VQConfig
 from vqgan.model import VQModel
+from vqgan.networks.taming import _Upsample
 
 SIZES = {"embed_dim": 8, "num_embeddings": 32, "latent_channels": 16, "base_channels": 32, "channel_multiplier": [1, 1, 2]}
 
@@ -95,3 +97,19 @@ def test_attention_must_be_at_a_level_that_exists() -> None:
     options = {"channel_multipliers": (1, 2), "attention_levels": (2,)}
     with pytest.raises(UsageError, match="attention_levels"):
         VQModel(VQConfig(image_size=32, downsample_factor=2, network="taming", network_options=options))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_upsampling_is_the_convolution_of_the_doubled_picture(layout: torch.memory_format) -> None:
+    """Against interpolation and the 3×3 convolution as they are written down, gradients included; odd sides, borders too."""
+    upsample = _Upsample(8).double().to(memory_format=layout)
+    x = torch.randn(2, 8, 5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = x.to(memory_format=layout).requires_grad_()
+    inputs = [x, *upsample.parameters()]
+    expected = upsample.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    found = upsample(x)
+    assert found.stride() == expected.stride()
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad(result.square().sum(), inputs) for result in (found, expected)]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs)
