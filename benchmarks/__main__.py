@@ -1,4 +1,5 @@
-"""`make bench`: run every benchmark in a process of its own and write `benchmarks/results/NAME.json`."""
+"""`make bench`: run every benchmark, or those named (`make bench ARGS="vqgan_coding train_step"`), each in a process of its
+own, and write `benchmarks/results/NAME.json`."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,13 +19,25 @@ HERE = Path(__file__).parent
 NOT_BENCHMARKS = {"__init__", "__main__", "measure", "chameleon_peer", "trained_model", "decode_gallery"}
 
 
-def main() -> int:
+def main(names: Sequence[str] = ()) -> int:
     """Returns how many benchmarks failed; the results of the others stand."""
     failed = 0
-    machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "torch": torch.__version__}
+    paths = [path for path in sorted(HERE.glob("*.py")) if path.stem not in NOT_BENCHMARKS]
+    if unknown := set(names) - {path.stem for path in paths}:
+        print(
+            f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(path.stem for path in paths)}",
+            file=sys.stderr,
+        )
+        return 2
+    machine = {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
     (HERE / "results").mkdir(exist_ok=True)
-    for path in sorted(HERE.glob("*.py")):
-        if path.stem in NOT_BENCHMARKS:
+    for path in paths:
+        if names and path.stem not in names:
             continue
         print(path.stem, flush=True)
         command = [sys.executable, "-m", f"benchmarks.{path.stem}"]
@@ -41,4 +55,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

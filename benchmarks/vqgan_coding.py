@@ -43,12 +43,14 @@ class Peer:
 
 
 def network(channels: int) -> VQModel:
-    """The f16 VQGAN with 8-dimensional codes at `channels`, random weights."""
+    """The f16 VQGAN with 8-dimensional codes at `channels`, random weights; code vectors far enough apart to tell them apart."""
     config = preset("llamagen-16")
     options = {**config.network_options, "channels": channels, "latent_channels": 2 * channels}
     changes = {"network_options": options, "quantizer": "vq", "quantizer_options": {"unit_lookup": True}}
     torch.manual_seed(0)
-    return VQModel(VQConfig.model_validate(config.model_dump() | changes)).eval().requires_grad_(False)
+    model = VQModel(VQConfig.model_validate(config.model_dump() | changes)).eval().requires_grad_(False)
+    model.quantizer.embedding.weight.normal_()
+    return model
 
 
 def plain(model: VQModel) -> Peer:
