@@ -5,8 +5,10 @@ pixels (B, 3, Y, X) → latents (B, D, h, w) → codes (B, h, w) → quantized (
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,8 @@ from vqgan.config import VQConfig
 from vqgan.losses.logit_laplace import mean_pixels
 from vqgan.networks import NETWORKS
 from vqgan.quantizers import QUANTIZERS
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,7 @@ class VQModel(nn.Module):
 
     def forward(self, pixels: Tensor) -> VQOutput:
         """Reconstruct `pixels` through the quantizer, with gradients."""
-        latents = self._settled(self.latents(pixels))
-        with _outside_autocast(latents.device):
-            result = self.quantizer(latents)
+        result = self._exactly(self.quantizer, pixels)
         decoded = self._decoded(result.quantized)
         return VQOutput(decoded, _pixels(decoded), result.codes, result.loss, result.metrics)
 
@@ -59,25 +61,21 @@ class VQModel(nn.Module):
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, Y, X) in [-1, 1] → codes (B, h, w) int64."""
-        latents = self._settled(self.latents(pixels))
-        with _outside_autocast(latents.device):
-            return self.quantizer.encode(latents)
+        return self._exactly(self.quantizer.encode, pixels)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (B, h, w) int64 → pixels (B, 3, Y, X), not clamped."""
         return self.reconstruct(self.quantizer.lookup(codes))
 
-    def _settled(self, latents: Tensor) -> Tensor:
-        """In the dtype of the weights: what autocast rounded to bf16 is compared with code vectors in their own precision."""
-        return latents.to(next(self.parameters()).dtype)
+    def _exactly(self, quantize: Callable[[Tensor], Result], pixels: Tensor) -> Result:
+        """`quantize` of the latents in the dtype of the weights: autocast would round away which vector is nearest."""
+        latents = self.latents(pixels)
+        known = torch.amp.is_autocast_available(latents.device.type)  # "meta" is not
+        with torch.autocast(latents.device.type, enabled=False) if known else nullcontext():
+            return quantize(latents.to(next(self.parameters()).dtype))
 
     def _decoded(self, quantized: Tensor) -> Tensor:
         return self.decoder(self.post_quant_conv(quantized.contiguous(memory_format=torch.channels_last)))
-
-
-def _outside_autocast(device: torch.device) -> AbstractContextManager[object]:
-    known = torch.amp.is_autocast_available(device.type)  # "meta" is not
-    return torch.autocast(device.type, enabled=False) if known else nullcontext()
 
 
 def _pixels(decoded: Tensor) -> Tensor:

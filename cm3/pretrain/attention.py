@@ -27,12 +27,15 @@ NARROW_HEAD = 64  # heads below this width train with sdpa_fp32 on a CPU in bf16
 def use_attention(model: CM3ForCausalLM, asked: Attention, config: TrainConfig) -> None:
     """Set the back end of `model`; "auto" follows the device, the precision and the width of the heads."""
     if asked == "auto":
-        if torch.cuda.is_available() and config.device != "cpu":
-            asked = "flex_attention"
-        else:
-            lower = autocast_dtype(config.precision, torch.device("cpu")) is not None
-            asked = "sdpa_fp32" if lower and model.config.head_dim < NARROW_HEAD else "sdpa"
+        asked = _fitting(model.config.head_dim, config)
     model.set_attn_implementation(asked)
+
+
+def _fitting(head_dim: int, config: TrainConfig) -> Attention:
+    if torch.cuda.is_available() and config.device != "cpu":
+        return "flex_attention"
+    in_bf16 = autocast_dtype(config.precision, torch.device("cpu")) is not None
+    return "sdpa_fp32" if in_bf16 and head_dim < NARROW_HEAD else "sdpa"
 
 
 @contextmanager
