@@ -34,7 +34,7 @@ from cm3.sequences.ordering import reorder
 from cm3.sequences.shards import TokenShards
 from cm3.tokens import TokenizedDocument, Vocab
 
-STEPS, ROW_LENGTH, BATCH_SIZE = 120, 256, 16
+STEPS, ROW_LENGTH, BATCH_SIZE = 300, 256, 16
 RETRIEVED = ["neighbors.share=0.5", "neighbors.augmentation.law=ra_cm3", "neighbors.augmentation.max_length=208"]
 ARMS = {
     "causal": ["loader.objective.name=causal"],
@@ -52,7 +52,6 @@ def run_config(data: Path, runs: Path, arm: str, seed: int) -> PretrainConfig:
     settings = [f"train.steps={STEPS}", f"train.seed={seed}", "train.optimizer=muon", "train.learning_rate=8e-3"]
     settings += ["train.warmup_steps=20", "train.schedule=wsd", "train.decay_fraction=0.4", "train.checkpoint_every=0"]
     settings += [f"loader.row_length={ROW_LENGTH}", f"loader.batch_size={BATCH_SIZE}", "train.device=cpu", "train.log_every=40"]
-    settings += ["train.precision=fp32"]
     out = runs / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}"
     overrides = [f"{name}={data / place}" for name, place in places.items()]
     return load_run(PretrainConfig, None, [*overrides, f"out={out}", *settings, *neighbors, *ARMS[arm]])

@@ -1,9 +1,9 @@
 """A training step against transformers' Trainer: the same weights, tokens, optimizer and precision on one thread.
 
-Ours packs documents into rows, keeps them apart with a document mask, projects only rows that count, and computes the loss in
-chunks. The peer is `Trainer` with a `LlamaForCausalLM` of the same sizes, once on the same packed rows (positions restart, from
-which transformers makes the same mask), once on the same documents padded to the longest of each batch. Time is that of a whole
-step, from one fetch of data to the next, forward, backward, clipping and AdamW included; useful tokens are those of
+Ours packs documents into rows, attends a document at a time, projects only rows that count, and computes the loss in chunks.
+The peer is `Trainer` with a `LlamaForCausalLM` of the same sizes, once on the same packed rows (positions restart, from which
+transformers makes the same mask), once on the same documents padded to the longest of each batch. Time is that of a whole step,
+from one fetch of data to the next, forward, backward, clipping and AdamW included; useful tokens are those of
 documents. Gate: loss equal to 1e-5, gradients to 1e-4.
 """
 
@@ -26,6 +26,7 @@ from transformers.utils import logging
 from benchmarks.measure import Row, peak_mib, report
 from cm3.core.seeding import numpy_generator
 from cm3.model.presets import create_model, preset
+from cm3.pretrain.attention import use_attention
 from cm3.pretrain.objective import LossConfig, TokenObjective
 from cm3.pretrain.task import TokenTask
 from cm3.sequences import Batch, LoaderConfig, ObjectiveConfig, SequenceLoader
@@ -35,7 +36,7 @@ from cm3.train.loop import train
 
 WIDTH, LAYERS, HEADS, ROW, ROWS = 192, 4, 4, 512, 2
 VOCAB = Vocab(text_size=15_000, codebook_size=1_300, grid_shape=(6, 6))
-STEPS, ROUNDS = 4, 3
+STEPS, ROUNDS = 4, 6
 
 
 def corpus() -> list[TokenizedDocument]:
@@ -79,6 +80,11 @@ def loader_config() -> LoaderConfig:
     return LoaderConfig(row_length=ROW, batch_size=ROWS, objective=ObjectiveConfig(name="causal"))
 
 
+def train_config() -> TrainConfig:
+    how = {"device": "cpu", "precision": "fp32", "schedule": "constant", "learning_rate": 1e-4}
+    return TrainConfig(steps=STEPS + 2, tensorboard=False, checkpoint_every=0, **how)  # type: ignore[arg-type]
+
+
 class TimedData(torch.utils.data.Dataset):
     """Whole batches, handed over one at a time."""
 
@@ -114,6 +120,7 @@ def models() -> tuple[TokenObjective, LlamaForCausalLM]:
     shape = {**sizes, "intermediate_size": 4 * WIDTH, "max_position_embeddings": ROW, "tie_word_embeddings": True}
     config = preset("tiny", **shape, norm="rmsnorm", qk_norm="none", norm_eps=1e-6, grid_embedding=False)
     ours = create_model(config, 0)
+    use_attention(ours, "auto", train_config())
     llama = LlamaForCausalLM(LlamaConfig(**shape, rms_norm_eps=1e-6, attn_implementation="sdpa", pad_token_id=VOCAB.pad_id))
     llama.load_state_dict(ours.state_dict())
     return TokenObjective(ours, VOCAB, LossConfig()), llama
@@ -137,17 +144,8 @@ def gate(ours: TokenObjective, llama: LlamaForCausalLM, batch: Batch, inputs: di
 def our_steps(objective: TokenObjective, batches: list[Batch]) -> list[float]:
     """Seconds of some steps of our loop."""
     task = TimedTask(objective, batches)
-    config = TrainConfig(
-        steps=STEPS + 2,
-        device="cpu",
-        precision="fp32",
-        tensorboard=False,
-        checkpoint_every=0,
-        schedule="constant",
-        learning_rate=1e-4,
-    )
     with tempfile.TemporaryDirectory() as folder:
-        train(task, config, Path(folder) / "run")
+        train(task, train_config(), Path(folder) / "run")
     return task.timed.seconds()
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from cm3.documents.document import ImageSegment
 from cm3.documents.images import DEFAULT_LIMITS, decode_image
 from vqgan.config import PreprocessConfig
-from vqgan.preprocessing import fit_image, image_array
+from vqgan.preprocessing import fitted_array
 
 _AHEAD = 4  # items per worker that are ready or in work
 
@@ -62,4 +62,4 @@ def picture(segment: ImageSegment, size: int, draft: bool = False) -> Image.Imag
 
 def picture_array(segment: ImageSegment, size: int, config: PreprocessConfig, draft: bool = False) -> np.ndarray:
     """(3, size, size) uint8: the picture of a segment, fitted as `config` says. Raises `ImageError`."""
-    return image_array(fit_image(picture(segment, size, draft), size, config))
+    return fitted_array(picture(segment, size, draft), size, config, draft)

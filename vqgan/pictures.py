@@ -27,7 +27,7 @@ from cm3.documents.records import ReadOptions
 from cm3.documents.report import ReadReport
 from vqgan.config import PreprocessConfig, VQConfig, VQTrainConfig
 from vqgan.loading import ordered_map, picture
-from vqgan.preprocessing import fit_image, image_array
+from vqgan.preprocessing import fitted_array
 from vqgan.regions import region_map, training_images
 
 
@@ -158,7 +158,7 @@ def _load(
             number = document.images.index(segment)  # ids count all pictures of the document
             whole = picture(segment, size, how.draft)
             strengths = region_map(document, place, whole.size, size, config) if how.regions else np.empty(0, np.uint8)
-            loaded.append((f"{document.id}#{number}", image_array(fit_image(whole, size, config)), strengths))
+            loaded.append((f"{document.id}#{number}", fitted_array(whole, size, config, how.draft), strengths))
     except RecordError as error:
         return _Refused(document.id, error)
     return loaded

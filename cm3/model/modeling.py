@@ -25,6 +25,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from cm3.model.attention_patterns import PATTERNS, additive, document_mask_function
 from cm3.model.configuration import CM3Config
+from cm3.model.document_attention import BY_DOCUMENT, pack_documents
 from cm3.model.positions import grid_positions_of, grid_table, rotary_factors, rotate
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"swiglu": F.silu, "silu": F.silu, "relu": F.relu, "gelu": F.gelu}
@@ -314,6 +315,8 @@ class CM3Model(CM3PreTrainedModel):
             raise ValueError("document_ids are for packed training rows: give no attention_mask and no cache beside them")
         if "flash" in backend:
             raise ValueError(f"document_ids need the sdpa, eager or flex_attention back end; this model runs {backend!r}")
+        if backend == BY_DOCUMENT and self.config.attention_pattern == "causal":
+            return pack_documents(document_ids)
         if backend != "flex_attention":
             visible = PATTERNS[self.config.attention_pattern](x.shape[1], document_ids, x.device)
             return additive(visible, x.dtype)

@@ -20,7 +20,7 @@ import torch
 from cm3.core.errors import UsageError
 from cm3.model import CM3Config
 from cm3.model.counting import count_parameters, flops_per_token, training_memory
-from cm3.pretrain.losses import CHUNK_ELEMENTS
+from cm3.pretrain.losses import chunk_rows
 from cm3.sequences.loader import LoaderConfig
 from cm3.train.config import TrainConfig
 from cm3.train.precision import autocast_dtype
@@ -110,14 +110,15 @@ def state_bytes(model: CM3Config, config: TrainConfig, processes: int, trained: 
 
 
 def step_bytes(model: CM3Config, loader: LoaderConfig, config: TrainConfig, device: torch.device) -> int:
-    """What a micro-batch adds: activations, the additive mask of packed rows (not with FlexAttention), one chunk of logits."""
+    """What a micro-batch adds: activations, on a CPU those of attention once more by document, one chunk of logits."""
     bytes_per_number = 4 if autocast_dtype(config.precision, device) is None else 2
     tokens = loader.batch_size * loader.row_length
     kept = training_memory(model, tokens, bytes_per_number, checkpointing=config.activation_checkpointing).activations
     if config.activation_checkpointing:  # one block is computed again at a time
         kept += training_memory(model, tokens, bytes_per_number).activations // model.num_hidden_layers
-    mask = 5 * loader.batch_size * loader.row_length**2 if device.type == "cpu" else 0
-    return kept + mask + 3 * 4 * CHUNK_ELEMENTS
+    if device.type == "cpu":  # queries, keys, values and results in fp32
+        kept += 4 * 4 * tokens * model.hidden_size * (1 if config.activation_checkpointing else model.num_hidden_layers)
+    return kept + 3 * 4 * model.vocab_size * chunk_rows(model.vocab_size, device)
 
 
 def available_memory(device: torch.device) -> int:

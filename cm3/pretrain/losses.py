@@ -8,14 +8,20 @@ The z-loss is Chameleon's (arXiv 2405.09818 section 2.3): z_weight · log² Z pe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK_ELEMENTS = 1 << 23  # logits of one chunk: 8M fp32 numbers, 32 MiB
 ROW_STEP = 128  # rows are filled up to a multiple: in bf16 a CPU compiles and keeps a product for every new shape
+
+
+def chunk_rows(vocab_size: int, device: torch.device) -> int:
+    """Rows whose logits are made at a time: 8 MiB of them in fp32 on a CPU, in reach of its caches, 512 MiB elsewhere."""
+    elements = 1 << 21 if device.type == "cpu" else 1 << 27
+    return ROW_STEP * max(1, elements // vocab_size // ROW_STEP)
 
 
 def linear_cross_entropy(
@@ -41,47 +47,63 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, token_weights: Tensor, z_weight: float
     ) -> tuple[Tensor, Tensor]:
-        count, vocab_size = hidden.shape[0], weight.shape[0]
-        rows = max(1, CHUNK_ELEMENTS // vocab_size)
-        scale = token_weights.float() / token_weights.float().sum().clamp_min(1e-12)  # (N,)
-        token_losses = torch.empty(count, dtype=torch.float32, device=hidden.device)
-        loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        needs_hidden, needs_weight = ctx.needs_input_grad[:2]
-        hidden_grad = torch.empty_like(hidden) if needs_hidden else None
-        weight_grad = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
-        for start in range(0, count, rows):
-            part = slice(start, start + rows)
-            logits = F.linear(hidden[part], weight).float()  # (n, V)
-            log_z = torch.logsumexp(logits, dim=-1)  # (n,)
-            target = targets[part, None]
-            token_losses[part] = log_z - logits.gather(1, target)[:, 0]
-            loss += (scale[part] * (token_losses[part] + z_weight * log_z.square())).sum()
-            if not (needs_hidden or needs_weight):
-                continue
-            gradient = logits.sub_(log_z[:, None]).exp_()  # (n, V) probabilities
-            gradient *= (scale[part] * (1 + 2 * z_weight * log_z))[:, None]
-            gradient.scatter_add_(1, target, -scale[part, None])
-            gradient = gradient.to(hidden.dtype)
-            if hidden_grad is not None:
-                hidden_grad[part] = gradient @ weight
-            if weight_grad is not None:
-                weight_grad += gradient.T @ hidden[part]
+        device = hidden.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        with torch.autocast(device, enabled=False):
+            inputs = hidden.to(dtype), weight.to(dtype), targets, token_weights.float(), z_weight
+            found = _chunked(*inputs, ctx.needs_input_grad[:2])
+        loss, token_losses, hidden_grad, weight_grad = found
         ctx.save_for_backward(hidden_grad, weight_grad)
-        ctx.weight_dtype = weight.dtype
+        ctx.dtypes = hidden.dtype, weight.dtype
         ctx.mark_non_differentiable(token_losses)
         return loss, token_losses
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        hidden_grad, weight_grad = ctx.saved_tensors
-        scale = gradients[0]
-        return (
-            None if hidden_grad is None else hidden_grad * scale.to(hidden_grad.dtype),
-            None if weight_grad is None else (weight_grad * scale).to(ctx.weight_dtype),
-            None,
-            None,
-            None,
-        )
+        scaled = [
+            None if saved is None else (saved * gradients[0]).to(dtype)
+            for saved, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        ]
+        return scaled[0], scaled[1], None, None, None
+
+
+def _chunked(
+    hidden: Tensor, weight: Tensor, targets: Tensor, token_weights: Tensor, z_weight: float, needs: Sequence[bool]
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Loss, token losses (N,) and the gradients to hidden (N, D) and weight (V, D), those of them that `needs` says, in float32.
+
+    What a chunk's logits turn into is written over them: this loop waits for memory.
+    """
+    count, vocab_size = hidden.shape[0], weight.shape[0]
+    rows = chunk_rows(vocab_size, hidden.device)
+    scale = token_weights / token_weights.sum().clamp_min(1e-12)  # (N,)
+    loss, token_losses = scale.new_zeros(()), torch.empty_like(scale)
+    hidden_grad = torch.empty_like(hidden, dtype=torch.float32) if needs[0] else None
+    weight_grad = torch.zeros_like(weight, dtype=torch.float32) if needs[1] else None
+    for start in range(0, count, rows):
+        part = slice(start, start + rows)
+        target, share = targets[part, None], scale[part, None]  # (n, 1)
+        logits = F.linear(hidden[part], weight).float()  # (n, V)
+        highest = logits.amax(dim=1, keepdim=True)
+        target_logits = logits.gather(1, target) - highest
+        exponentials = logits.sub_(highest).exp_()
+        sums = exponentials.sum(dim=1, keepdim=True)
+        losses, log_z = sums.log() - target_logits, sums.log() + highest
+        token_losses[part] = losses[:, 0]
+        loss += (share * (losses + z_weight * log_z.square())).sum()
+        if not any(needs):
+            continue
+        gradient = exponentials.mul_(share * (1 + 2 * z_weight * log_z) / sums)
+        gradient = gradient.scatter_add_(1, target, -share).to(hidden.dtype)
+        if hidden_grad is not None:
+            hidden_grad[part] = gradient @ weight
+        if weight_grad is None:
+            continue
+        if weight_grad.dtype == hidden.dtype:
+            weight_grad.addmm_(gradient.T, hidden[part])
+        else:  # sums over chunks stay in float32
+            weight_grad += gradient.T @ hidden[part]
+    return loss, token_losses, hidden_grad, weight_grad
 
 
 def balanced_weights(targets_are_image: Tensor, token_weights: Tensor, image_weight: float) -> Tensor:

@@ -52,7 +52,7 @@ class ModelSection(RunConfig):
     preset: a name in `cm3.model.presets`; overrides: fields of `CM3Config` to replace; codebook_init: start the image
     token embeddings from the code vectors of the image tokenizer, where the tokenizer folder has them.
 
-    attention: the back end, "auto" is FlexAttention on a GPU and SDPA elsewhere.
+    attention: the back end, "auto" is FlexAttention on a GPU, elsewhere SDPA a document at a time.
     """
 
     start: Path | None = None

@@ -12,9 +12,8 @@ def exact_scores(queries: np.ndarray, vectors: np.ndarray, rows: np.ndarray) -> 
 
     They do not depend on what else is searched at the same time, and equal vectors get equal scores. `MISSING` rows get -inf.
     """
-    products = vectors[rows].astype(np.float64)  # (B, C, E)
-    products *= queries[:, None]
-    scores: np.ndarray = products.sum(axis=2).astype(np.float32)
+    candidates = vectors[rows].astype(np.float64)  # (B, C, E)
+    scores: np.ndarray = np.vecdot(candidates, queries[:, None].astype(np.float64)).astype(np.float32)
     scores[rows == MISSING] = -np.inf
     return scores
 

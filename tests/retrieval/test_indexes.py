@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from cm3.core.artefact import hash_file
 from cm3.core.errors import ArtefactError, InputError, UsageError
 from retrieval.index import EXACT_LIMIT, INDEXES, IndexKind, VectorIndex, choose_index
 from retrieval.index.faiss_files import FILE
-from retrieval.index.flat import FlatIndex
+from retrieval.index.flat import FlatIndex, largest
 from retrieval.index.recall import recall_shares
 
 APPROXIMATE = [name for name in INDEXES.names() if name != "flat"]
@@ -124,3 +125,15 @@ def test_tuning_reaches_the_target_and_looks_no_further_than_needed(name: str, u
 def test_an_unknown_kind_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="hnsw"):
         INDEXES.get("hnws")
+
+
+@pytest.mark.parametrize("count", [40, 64 * 40, 64 * 40 + 17, 5000])
+@pytest.mark.parametrize("levels", [3, 10**6])
+def test_the_largest_scores_of_a_row(count: int, levels: int) -> None:
+    """With many equals (three levels) and with hardly any, in whole runs and in the rest behind them."""
+    scores = torch.randint(levels, (5, count), generator=torch.Generator().manual_seed(count)).float()
+    scores[0, -1] = levels  # the very last column
+    values, columns = largest(scores, 18)
+    assert torch.equal(values, scores.topk(18, dim=1).values)
+    assert torch.equal(scores.gather(1, columns), values)
+    assert all(len(set(row)) == 18 for row in columns.tolist())

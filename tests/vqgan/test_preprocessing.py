@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from vqgan.config import PreprocessConfig
-from vqgan.preprocessing import fit_image, images_to_pixels, pixels_to_images
+from vqgan.preprocessing import fit_image, fitted_array, images_to_pixels, pixels_to_images
 
 RED, BLUE = (200, 0, 0), (0, 0, 200)
 
@@ -59,3 +59,16 @@ def test_other_modes_become_rgb(mode: str) -> None:
 
 def test_transparency_lies_on_white() -> None:
     assert fit_image(Image.new("RGBA", (8, 8), (0, 0, 0, 0)), 8, PreprocessConfig()).getpixel((3, 3)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("resample", ["lanczos", "bicubic", "box"])
+@pytest.mark.parametrize("fit", ["crop", "stretch", "pad"])
+@pytest.mark.parametrize("sides", [(96, 64), (64, 96), (200, 40), (32, 32), (20, 28)])
+def test_a_draft_is_scaled_like_the_whole_picture(fit: str, resample: str, sides: tuple[int, int]) -> None:
+    y, x = np.mgrid[: sides[1], : sides[0]] / 9
+    levels = np.stack([np.sin(x + y), np.cos(x - y), np.sin(x)], -1) * 120 + 128
+    image = Image.fromarray(levels.astype(np.uint8))
+    config = PreprocessConfig(fit=fit, resample=resample)
+    whole, draft = (fitted_array(image, 32, config, draft).astype(int) for draft in (False, True))
+    assert draft.shape == (3, 32, 32)
+    assert np.abs(whole - draft).max() <= 2

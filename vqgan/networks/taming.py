@@ -169,7 +169,7 @@ class _ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(_norm_silu(self.norm1, x))
         h = self.conv2(self.dropout(_norm_silu(self.norm2, h)))
-        return h + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
+        return h.add_(self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)  # nothing else needs conv2's output
 
 
 class _Attention(nn.Module):
