@@ -1,8 +1,7 @@
-"""Banks built in shares give together what one machine gives. `CM3_DRILLS=1` also runs them by worker processes and by Ray."""
+"""Banks built in shares give together what one machine gives, whichever engine runs the shares."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,6 @@ from cm3.documents.document import Document
 from cm3.documents.writers import write_documents
 from retrieval.config import BuildConfig
 from retrieval.scaling import ShareTask, build_shards, total_account
-
-slow = pytest.mark.skipif("CM3_DRILLS" not in os.environ, reason="starts processes for a minute; set CM3_DRILLS=1")
 
 
 @pytest.fixture
@@ -83,11 +80,19 @@ def test_a_failed_task_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         build_shards(tmp_path / "nothing", tmp_path / "out", "hashing", tasks=2)
 
 
-@slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("engine", ["local", "ray"])
-def test_engines_with_processes(engine: str, data: Path, tmp_path: Path) -> None:
-    if engine == "ray":
-        pytest.importorskip("ray").init(num_cpus=2, include_dashboard=False, ignore_reinit_error=True)
-    shards = build_shards(data, tmp_path / "out", "hashing", tasks=4, workers=2, engine=engine)
+@pytest.mark.parametrize("engine", ["local", "ray", "slurm"])
+def test_engines_with_processes(engine: str, data: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    executors = pytest.importorskip("datatrove.executor", reason="the extra `scale` is not installed")
+    if engine == "slurm":
+        request.getfixturevalue("slurm")
+        task = ShareTask(str(data), tmp_path / "out", "hashing", BuildConfig())
+        where = {"time": "00:10:00", "partition": "any", "logging_dir": str(tmp_path / "logs")}
+        executors.SlurmPipelineExecutor([task], tasks=4, **where).run()
+        shards = sorted((tmp_path / "out" / "shards").iterdir())
+        assert total_account(tmp_path / "out").ok == 48
+    else:
+        if engine == "ray":
+            request.getfixturevalue("ray")
+        shards = build_shards(data, tmp_path / "out", "hashing", tasks=4, workers=2, engine=engine)
     require_equal_to_one_machine(shards, data, tmp_path)
