@@ -30,6 +30,7 @@ def modes(pipe: CM3Pipeline, documents: Sequence[Document]) -> Iterator[Shown]:
         ("min-p 0.1", {"min_p": 0.1, "top_p": 1.0}),
         ("guidance 3", {"guidance": 3.0}),
         ("guidance 3, window 16", {"guidance": 3.0, "window": 16}),
+        ("CD-K, k 1", {"strategy": "contrastive", "strategy_options": {"k": 1, "alpha": 0.5}}),
         ("CD-K, k 3", {"strategy": "contrastive", "strategy_options": {"k": 3}}),
         ("mixed", {"strategy": "mixed"}),
         ("best of 8 by the encoder", {"best_of": 8}),

@@ -17,13 +17,16 @@ from benchmarks.trained_model import held_out_pairs, trained_pipeline
 from cm3.choosing import by_likelihood, by_reranker
 from sft.scoring import SceneScorer
 
-PROMPTS, CANDIDATES, SHOWN = int(os.environ.get("CM3_BENCH_PROMPTS", "24")), 32, (1, 2, 4, 8, 16, 32)
+PROMPTS, CANDIDATES, SHOWN = int(os.environ.get("CM3_BENCH_PROMPTS", "64")), 32, (1, 2, 4, 8, 16, 32)
 STRATEGIES = {
     "plain": {"temperature": 1.0, "top_p": 1.0},
     "plain, top-p": {},
-    "guidance": {"guidance": 3.0},
-    "CD-K": {"strategy": "contrastive", "strategy_options": {"k": 3}, "top_p": 1.0},
-    "mixed": {"strategy": "mixed", "strategy_options": {"k": 3}, "top_p": 1.0},
+    "guidance 1.5": {"guidance": 1.5},
+    "guidance 3": {"guidance": 3.0},
+    "CD-K, k = 1": {"strategy": "contrastive", "strategy_options": {"k": 1, "alpha": 0.5}, "top_p": 1.0},
+    "CD-K, k = 3, scale 0.1": {"strategy": "contrastive", "strategy_options": {"k": 3, "scale": 0.1}, "top_p": 1.0},
+    "CD-K, k = 3": {"strategy": "contrastive", "strategy_options": {"k": 3}, "top_p": 1.0},
+    "mixed, k = 1": {"strategy": "mixed", "strategy_options": {"k": 1, "scale": 1.5, "alpha": 0.5}, "top_p": 1.0},
 }
 
 

@@ -264,7 +264,7 @@ def on_two(in_child: Callable[..., int]) -> Callable[[Callable[[], object]], lis
 
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`sbatch`, `srun` and `scontrol` that run the tasks of an array here, one after another, where a cluster would run them elsewhere."""
+    """`sbatch`, `srun` and `scontrol` that run the tasks of an array here, one after another."""
     folder = tmp_path / "slurm"
     folder.mkdir()
     sbatch = """#!/bin/bash

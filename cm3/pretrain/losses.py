@@ -80,10 +80,11 @@ def _chunked(
     loss, token_losses = scale.new_zeros(()), torch.empty_like(scale)
     hidden_grad = torch.empty_like(hidden, dtype=torch.float32) if needs[0] else None
     weight_grad = torch.zeros_like(weight, dtype=torch.float32) if needs[1] else None
+    scores = hidden.new_empty(min(rows, count), vocab_size)  # of every chunk in turn
     for start in range(0, count, rows):
         part = slice(start, start + rows)
         target, share = targets[part, None], scale[part, None]  # (n, 1)
-        logits = F.linear(hidden[part], weight).float()  # (n, V)
+        logits = torch.mm(hidden[part], weight.T, out=scores[: len(target)]).float()  # (n, V)
         highest = logits.amax(dim=1, keepdim=True)
         target_logits = logits.gather(1, target) - highest
         exponentials = logits.sub_(highest).exp_()

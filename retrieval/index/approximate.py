@@ -2,8 +2,9 @@
 
     query → candidates of the faiss index → exact inner products with the bank's own vectors → the k best
 
-The exact scores make all kinds agree on what a score is and on the order among equals, and give compressed vectors back most
-of what compression lost. Built by one thread, so that the same vectors and seed give the same file.
+The exact scores give compressed vectors back most of what compression lost; an index of whole vectors has them already, to the
+rounding of float32. So all kinds agree on what a score is and on the order among equals. Built by one thread, so that the same
+vectors and seed give the same file.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from retrieval.index.faiss_files import read_index, write_index
 from retrieval.index.flat import FlatIndex
 from retrieval.index.protocol import Footprint, Hits
 from retrieval.index.recall import recall_shares
-from retrieval.index.scoring import exact_hits
+from retrieval.index.scoring import exact_hits, ordered
 from retrieval.index.threads import one_thread
 
 _PER_CENTER = 39  # vectors faiss wants for training one center; below that it prints warnings
@@ -149,14 +150,16 @@ class ApproximateIndex:
         return {"kind": self.kind.name, "exact": False, "recipe": self.recipe, **settings}
 
     def search(self, queries: np.ndarray, k: int) -> Hits:
-        """The `k` best of `k · rerank` candidates."""
-        wanted = min(max(k * self.rerank, 16), len(self.vectors))
+        """The `k` best of `k · rerank` candidates; an index of whole vectors has scored them already."""
+        wanted = min(k * self.rerank, len(self.vectors))
         queries = np.ascontiguousarray(queries, np.float32)
         parameters = None
         if self.lists is None:  # per search, since searches may run side by side
-            parameters = _walk_parameters(max(self.breadth, wanted))
-        _, rows = self.index.search(queries, wanted, params=parameters)
-        return exact_hits(queries, self.vectors, rows, k)
+            parameters = _walk_parameters(max(self.breadth, wanted, 16))
+        scores, rows = self.index.search(queries, wanted, params=parameters)
+        if self.kind.rerank > 1:
+            return exact_hits(queries, self.vectors, rows, k)
+        return ordered(scores, rows)
 
 
 @lru_cache(maxsize=64)

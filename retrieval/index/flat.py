@@ -19,6 +19,7 @@ from retrieval.index.scoring import exact_hits
 _BLOCK_SCORES = 2**24  # scores held at a time: 64 MiB
 _USUAL_BATCH = 64  # queries at a time, for the estimate
 _RUN = 64  # columns whose maximum is taken together by a top-k
+_FEW = 2**18  # scores of one query; up to here a partition is cheaper: with caches emptied by the vectors, every call counts
 _MARGIN = 8  # candidates beyond k that are scored again
 _ROUNDING = 1e-5  # more than a float32 product of unit vectors can be wrong
 
@@ -58,44 +59,43 @@ class FlatIndex:
     def search(self, queries: np.ndarray, k: int) -> Hits:
         """The exact `k` nearest of each query; `k` may be at most N."""
         wanted = min(k + _MARGIN, len(self.vectors))
-        approximate, rows = self._candidates(torch.from_numpy(np.ascontiguousarray(queries)), wanted)
-        scores, rows = exact_hits(queries, self.vectors, rows, k)
-        if wanted < len(self.vectors):
-            crowded = approximate[:, -1] >= approximate[:, k - 1] - _ROUNDING  # more near-equals than candidates
+        rows = self._candidates(torch.from_numpy(np.ascontiguousarray(queries)), wanted).numpy()
+        scores, rows = exact_hits(queries, self.vectors, rows, wanted)
+        kth = scores[:, k - 1] - _ROUNDING
+        if wanted < len(self.vectors) and (crowded := scores[:, -1] >= kth).any():  # more near-equals than candidates
             for place in np.flatnonzero(crowded):
-                query, threshold = queries[place : place + 1], approximate[place, k - 1] - _ROUNDING
-                equals = np.flatnonzero(self.vectors @ query[0] >= threshold)[None]  # (1, candidates)
-                [scores[place]], [rows[place]] = exact_hits(query, self.vectors, equals, k)
-        return scores, rows
+                query = queries[place : place + 1]
+                equals = np.flatnonzero(self.vectors @ query[0] >= kth[place])[None]  # (1, candidates)
+                [scores[place, :k]], [rows[place, :k]] = exact_hits(query, self.vectors, equals, k)
+        return scores[:, :k], rows[:, :k]
 
-    def _candidates(self, queries: torch.Tensor, wanted: int) -> Hits:
-        """The `wanted` best of each query by float32 products, block by block of vectors; best first, order among equals open."""
+    def _candidates(self, queries: torch.Tensor, wanted: int) -> torch.Tensor:
+        """Rows (B, wanted) of the best of each query by float32 products, block by block of vectors; their order is open."""
         block = max(_BLOCK_SCORES // max(len(queries), 1), wanted)
-        values, rows = [], []
+        if block >= len(self.vectors):
+            return largest(queries @ torch.from_numpy(self.vectors).T, wanted)
+        scores, rows = [], []
         for start in range(0, len(self.vectors), block):
-            scores = queries @ torch.from_numpy(self.vectors[start : start + block]).T  # (B, block)
-            best, columns = largest(scores, min(wanted, scores.shape[1]))
-            values.append(best)
+            found = queries @ torch.from_numpy(self.vectors[start : start + block]).T  # (B, block)
+            columns = largest(found, min(wanted, found.shape[1]))
+            scores.append(found.gather(1, columns))
             rows.append(columns + start)
-        if len(values) == 1:
-            return values[0].numpy(), rows[0].numpy()
-        best, places = torch.cat(values, 1).topk(wanted, dim=1)
-        return best.numpy(), torch.cat(rows, 1).gather(1, places).numpy()
+        return torch.cat(rows, 1).gather(1, largest(torch.cat(scores, 1), wanted))
 
 
-def largest(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `k` largest of each row of (B, N) scores and their columns (B, k), largest first, order among equals open.
+def largest(scores: torch.Tensor, k: int) -> torch.Tensor:
+    """The columns (B, k) of the `k` largest of each row of (B, N) scores; their order is open.
 
-    The k largest stand in the k runs of `_RUN` columns with the largest maxima, and those maxima are found in one cheap pass.
+    They stand in the k runs of `_RUN` columns with the largest maxima, and those maxima are found in one cheap pass.
     """
     batch, count = scores.shape
+    if batch == 1 and k < count <= _FEW:
+        return torch.from_numpy(np.argpartition(scores.numpy(), count - k)[:, count - k :])
     whole = count // _RUN * _RUN
     if whole < 2 * k * _RUN:
-        values, columns = scores.topk(k, dim=1)
-        return values, columns
+        return scores.topk(k, dim=1).indices
     maxima = scores[:, :whole].view(batch, -1, _RUN).amax(2)
     runs = maxima.topk(k, dim=1).indices  # (B, k)
     inside = (_RUN * runs[:, :, None] + torch.arange(_RUN)).flatten(1)
     columns = torch.cat([inside, torch.arange(whole, count).expand(batch, -1)], 1)
-    values, places = scores.gather(1, columns).topk(k, dim=1)
-    return values, columns.gather(1, places)
+    return columns.gather(1, scores.gather(1, columns).topk(k, dim=1).indices)

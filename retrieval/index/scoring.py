@@ -6,14 +6,20 @@ import numpy as np
 
 from retrieval.index.protocol import MISSING, Hits
 
+_BLOCK = 2**18  # numbers of candidates held at a time: 2 MiB in double precision
+
 
 def exact_scores(queries: np.ndarray, vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Inner products of each query (B, E) with its own `rows` (B, C) of `vectors`, summed in double precision: (B, C) float32.
 
     They do not depend on what else is searched at the same time, and equal vectors get equal scores. `MISSING` rows get -inf.
     """
-    candidates = vectors[rows].astype(np.float64)  # (B, C, E)
-    scores: np.ndarray = np.vecdot(candidates, queries[:, None].astype(np.float64)).astype(np.float32)
+    scores = np.empty(rows.shape, np.float32)
+    step = max(1, _BLOCK // max(rows.shape[1] * vectors.shape[1], 1))  # queries at a time
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        candidates = vectors[rows[part]].astype(np.float64)  # (b, C, E)
+        scores[part] = np.vecdot(candidates, queries[part, None].astype(np.float64))
     scores[rows == MISSING] = -np.inf
     return scores
 
@@ -24,3 +30,12 @@ def exact_hits(queries: np.ndarray, vectors: np.ndarray, rows: np.ndarray, k: in
     order = np.lexsort((rows, -scores), axis=1)[:, :k]
     query = np.arange(len(rows))[:, None]  # faster than take_along_axis, which shows for one query
     return scores[query, order], rows[query, order]
+
+
+def ordered(scores: np.ndarray, rows: np.ndarray) -> Hits:
+    """Hits (B, k) whose scores fall already: among equals the lower row first, and -inf where a row is `MISSING`."""
+    scores[rows == MISSING] = -np.inf
+    if (scores[:, 1:] == scores[:, :-1]).any():
+        query, order = np.arange(len(rows))[:, None], np.lexsort((rows, -scores), axis=1)
+        scores, rows = scores[query, order], rows[query, order]
+    return scores, rows
