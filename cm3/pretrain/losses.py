@@ -31,7 +31,8 @@ def linear_cross_entropy(
 
     hidden: (N, D) float; weight: (V, D) float; targets: (N,) int64 in [0, V); token_weights: (N,) float ≥ 0.
     Returns the loss Σ w (ce + z_weight · log² Z) / Σ w as a 0-d float32 tensor with gradients to hidden and weight, and the
-    unweighted cross-entropies (N,) float32 in nats, detached. With Σ w = 0 the loss is 0.
+    unweighted cross-entropies (N,) float32 in nats, detached. With Σ w = 0 the loss is 0. One backward pass is possible: a second
+    raises `RuntimeError`.
     """
     count = len(targets)
     added = -count % ROW_STEP
@@ -52,18 +53,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
         with torch.autocast(device, enabled=False):
             inputs = hidden.to(dtype), weight.to(dtype), targets, token_weights.float(), z_weight
             found = _chunked(*inputs, ctx.needs_input_grad[:2])
-        loss, token_losses, hidden_grad, weight_grad = found
-        ctx.save_for_backward(hidden_grad, weight_grad)
-        ctx.dtypes = hidden.dtype, weight.dtype
+        loss, token_losses, *gradients = found
+        ctx.gradients, ctx.dtypes = gradients, (hidden.dtype, weight.dtype)
         ctx.mark_non_differentiable(token_losses)
         return loss, token_losses
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        scaled = [
-            None if saved is None else (saved * gradients[0]).to(dtype)
-            for saved, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        ]
+        if ctx.gradients is None:
+            raise RuntimeError(
+                "linear_cross_entropy handed its gradients over in the first backward pass; compute the loss again"
+            )
+        kept, ctx.gradients = ctx.gradients, None  # handed over and not copied: that of the vocabulary is large
+        scaled = [None if one is None else one.mul_(gradients[0]).to(dtype) for one, dtype in zip(kept, ctx.dtypes, strict=True)]
         return scaled[0], scaled[1], None, None, None
 
 
@@ -79,7 +81,8 @@ def _chunked(
     scale = token_weights / token_weights.sum().clamp_min(1e-12)  # (N,)
     loss, token_losses = scale.new_zeros(()), torch.empty_like(scale)
     hidden_grad = torch.empty_like(hidden, dtype=torch.float32) if needs[0] else None
-    weight_grad = torch.zeros_like(weight, dtype=torch.float32) if needs[1] else None
+    make = torch.empty_like if count else torch.zeros_like  # the first chunk writes, the others add
+    weight_grad = make(weight, dtype=torch.float32) if needs[1] else None
     scores = hidden.new_empty(min(rows, count), vocab_size)  # of every chunk in turn
     for start in range(0, count, rows):
         part = slice(start, start + rows)
@@ -101,7 +104,9 @@ def _chunked(
         if weight_grad is None:
             continue
         if weight_grad.dtype == hidden.dtype:
-            weight_grad.addmm_(gradient.T, hidden[part])
+            weight_grad.addmm_(gradient.T, hidden[part], beta=float(start > 0))
+        elif start == 0:
+            weight_grad.copy_(gradient.T @ hidden[part])
         else:  # sums over chunks stay in float32
             weight_grad += gradient.T @ hidden[part]
     return loss, token_losses, hidden_grad, weight_grad

@@ -66,3 +66,16 @@ def test_image_weight_scales_image_targets_only() -> None:
     weights = torch.tensor([1.0, 1.0, 0.5])
     assert balanced_weights(is_image, weights, 0.5).tolist() == [0.5, 1.0, 0.25]
     assert balanced_weights(is_image, weights, 1.0) is weights
+
+
+def test_gradients_are_handed_over_once_and_exist_without_tokens() -> None:
+    hidden, weight, targets, token_weights = example()
+    loss, _ = linear_cross_entropy(hidden, weight, targets, token_weights)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="compute the loss again"):
+        loss.backward()
+    weight.grad = None
+    loss, token_losses = linear_cross_entropy(hidden[:0], weight, targets[:0], token_weights[:0])
+    loss.backward()
+    assert len(token_losses) == 0
+    assert torch.equal(weight.grad, torch.zeros_like(weight))
