@@ -36,6 +36,7 @@ from retrieval.config import BuildConfig
 from retrieval.encoders import load_encoder
 from retrieval.encoders.hashing import HashingEncoder
 from retrieval.encoders.hub import encoder_folder
+from retrieval.indexing import require_possible
 from retrieval.plan import BankPlan, BuiltBank, derived_plan
 
 _LEAST_PAIRS = 64  # fewer teach an encoder nothing
@@ -88,7 +89,7 @@ def add(path: Path | str, source: Source, config: BuildConfig | None = None, rep
 
     def fill(writer: BankWriter) -> None:
         writer.take_over(bank, everything)
-        _add_all(writer, source, config, report)
+        _add_all(writer, source, config, report, len(bank))
 
     return derived_plan(bank, Path(path), config).publish(fill)
 
@@ -153,11 +154,12 @@ def import_clip_retrieval(
     return plan.publish(fill)
 
 
-def _add_all(writer: BankWriter, source: Source, config: BuildConfig, report: ReadReport | None) -> None:
-    """Encode and append every document of `source`, with progress."""
+def _add_all(writer: BankWriter, source: Source, config: BuildConfig, report: ReadReport | None, before: int = 0) -> None:
+    """Encode and append every document of `source` behind `before` others, with progress."""
     documents = islice(_checked(source, report) if isinstance(source, str | Path) else iter(source), config.max_documents)
     known = _count(source)
     total = min(known, config.max_documents or known) or config.max_documents or 0
+    require_possible(before + total if known else 0, writer.encoder.width, config)
     with progress(total, "memory", unit="document") as bar:
         while batch := [_decoded(document) for document in islice(documents, config.batch_size)]:
             writer.add(batch)

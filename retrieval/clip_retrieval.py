@@ -57,11 +57,10 @@ def read_embedded(
     """
     folder = Path(folder)
     seen: dict[str, int] = {}
-    for number, partition in enumerate(_partitions(folder)):
+    for partition in _partitions(folder):
         _require_width(partition, encoder)
         documents = [_document(row, seen, pictures or folder) for row in partition.rows]
-        if number == 0:
-            _require_encoder(partition, documents, encoder)
+        _require_encoder(partition, documents, encoder)
         for start in range(0, len(documents), _BATCH):
             chosen = slice(start, start + _BATCH)
             yield documents[chosen], _mean(partition, chosen)
@@ -134,10 +133,21 @@ def _document(row: Mapping[str, Any], seen: dict[str, int], pictures: Path) -> D
     caption, place = row.get("caption"), row.get("image_path")
     text = (TextSegment(str(caption)),) if caption else ()
     picture = (ImageSegment(path=pictures / str(place)),) if place and (pictures / str(place)).is_file() else ()
-    meta = json.loads(row["meta"]) if isinstance(row.get("meta"), str) else {}
+    meta = _object(row.get("meta"))
     known = {"id", "caption", "image_path", "meta"}
     others = {name: value for name, value in row.items() if name not in known and isinstance(value, str | int | float | bool)}
     return Document(id, (*text, *picture), {**others, **meta})
+
+
+def _object(value: Any) -> dict[str, Any]:
+    """The JSON object in a column "meta" as this package writes it; anything else there is kept as it is."""
+    if not isinstance(value, str):
+        return {}
+    try:
+        found = json.loads(value)
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"meta": value}
 
 
 def _require_width(partition: _Partition, encoder: Encoder) -> None:
@@ -150,22 +160,28 @@ def _require_width(partition: _Partition, encoder: Encoder) -> None:
 
 
 def _require_encoder(partition: _Partition, documents: Sequence[Document], encoder: Encoder) -> None:
-    """Encode a few rows again and compare."""
-    if "text" in partition.vectors and (rows := [row for row, item in enumerate(documents) if item.text.strip()][:_PROBES]):
-        again, stored = encoder.encode_texts([documents[row].text for row in rows]), partition.vectors["text"][rows]
-    elif "img" in partition.vectors and (rows := [row for row, item in enumerate(documents) if item.images][:_PROBES]):
-        again, stored = encoder.encode_images([documents[row].images[0].load() for row in rows]), partition.vectors["img"][rows]
-    else:
+    """Encode a few rows of every part again and compare."""
+    compared = 0
+    for part, stored in partition.vectors.items():
+        rows = [row for row, item in enumerate(documents) if (item.text.strip() if part == "text" else item.images)][:_PROBES]
+        if not rows:
+            continue
+        if part == "text":
+            again = encoder.encode_texts([documents[row].text for row in rows])
+        else:
+            again = encoder.encode_images([documents[row].images[0].load() for row in rows])
+        compared += len(rows)
+        cosines = (again * unit_rows(np.asarray(stored[rows], np.float32))).sum(axis=1)
+        agreement = float(np.median(cosines[np.isfinite(cosines)])) if np.isfinite(cosines).any() else 1.0  # NaN is named later
+        if agreement < _LEAST_AGREEMENT:
+            raise ArtefactError(
+                f"the {part} embeddings of {partition.name} agree with those of the encoder only to {agreement:.2f} (cosine), "
+                f"expected {_LEAST_AGREEMENT}: they were made by another one; give that"
+            )
+    if not compared:
         raise UsageError(
             f"nothing in {partition.name} shows which encoder made its vectors: it has no captions with text embeddings and no "
             "pictures here; say where the pictures are"
-        )
-    cosines = (again * unit_rows(np.asarray(stored, np.float32))).sum(axis=1)
-    agreement = float(np.median(cosines[np.isfinite(cosines)])) if np.isfinite(cosines).any() else 1.0  # NaN is named later
-    if agreement < _LEAST_AGREEMENT:
-        raise ArtefactError(
-            f"the vectors of {partition.name} agree with those of the encoder only to {agreement:.2f} (cosine), expected "
-            f"{_LEAST_AGREEMENT}: they were made by another one; give that"
         )
 
 

@@ -14,14 +14,15 @@ from PIL import Image
 from cm3.core.errors import ArtefactError, InputError
 from cm3.documents.document import Document
 from retrieval.encoders.protocol import Encoder
+from retrieval.store import pictures_of
 
 
 def embed_documents(documents: Sequence[Document], encoder: Encoder) -> np.ndarray:
-    """Documents with text, pictures or both → (N, E) float32, rows of length 1.
+    """Documents with text, pictures or both → (N, E) float32, rows of length 1; pictures of codes alone do not count.
 
     Raises `InputError` naming a document with neither, and `ArtefactError` when the encoder yields NaN or infinity.
     """
-    pictures = [[segment.load() for segment in document.images] for document in documents]
+    pictures = [pictures_of(document) for document in documents]
     return embed_parts([document.text for document in documents], pictures, encoder, [document.id for document in documents])
 
 

@@ -25,7 +25,7 @@ from retrieval.encoders import Encoder
 from retrieval.index import INDEXES, VectorIndex, choose_index
 from retrieval.index.flat import FlatIndex
 from retrieval.index.recall import recall_shares
-from retrieval.store import DocumentStore, only_codes
+from retrieval.store import DocumentStore, pictures_of
 
 NUM_TUNING, NUM_MEASURING = 256, 500  # queries
 RECALL_AT = 10
@@ -40,7 +40,7 @@ def index_vectors(folder: Path, vectors: np.ndarray, encoder: Encoder, config: B
     Raises `UsageError` when it would need more memory than allowed, `InputError` for too few vectors, `ArtefactError` when
     it finds less than `config.min_recall`.
     """
-    index: VectorIndex = INDEXES.get(_kind(vectors, config)).build(vectors, config.seed)
+    index: VectorIndex = INDEXES.get(_kind(len(vectors), vectors.shape[1], config)).build(vectors, config.seed)
     if isinstance(index, FlatIndex):
         return index, {"value": 1.0, "low": 1.0, "high": 1.0, "queries": 0, "at": RECALL_AT}
     queries = held_out_queries(DocumentStore(folder), vectors, encoder, NUM_TUNING + NUM_MEASURING)
@@ -67,7 +67,7 @@ def held_out_queries(store: DocumentStore, vectors: np.ndarray, encoder: Encoder
     """(count, E) float32 rows of length 1 that are in no bank; see the module text."""
     rows = heapq.nsmallest(count, range(len(store)), key=lambda row: (_hash(store.ids[row]), row))
     documents = [document for row in rows if _has_both(document := store[row])][: -(-count // 2)]
-    texts, pictures = [document.text for document in documents], [_pictures(document) for document in documents]
+    texts, pictures = [document.text for document in documents], [pictures_of(document) for document in documents]
     none: Sequence[str] = [""] * len(documents)
     names = [document.id for document in documents]
     asked = [embed_parts(texts, [[]] * len(documents), encoder, names), embed_parts(none, pictures, encoder, names)]
@@ -77,14 +77,22 @@ def held_out_queries(store: DocumentStore, vectors: np.ndarray, encoder: Encoder
     return np.concatenate([apart, mixed]).astype(np.float32)
 
 
-def _kind(vectors: np.ndarray, config: BuildConfig) -> str:
+def require_possible(count: int, width: int, config: BuildConfig) -> None:
+    """Raise what choosing the index for (count, width) vectors raises, before they are made; a count of 0 is unknown."""
+    if config.index != "auto":
+        INDEXES.get(config.index)
+    if count:
+        INDEXES.get(_kind(count, width, config)).require(count)
+
+
+def _kind(count: int, width: int, config: BuildConfig) -> str:
     limit = None if config.memory_limit_gib is None else int(config.memory_limit_gib * 2**30)
     if config.index == "auto":
-        return choose_index(len(vectors), vectors.shape[1], limit)
-    needed = INDEXES.get(config.index).footprint(*vectors.shape).build
+        return choose_index(count, width, limit)
+    needed = INDEXES.get(config.index).footprint(count, width).build
     if limit is not None and needed > limit:
         raise UsageError(
-            f"an index of kind {config.index!r} over {len(vectors):,} vectors of width {vectors.shape[1]} needs about "
+            f"an index of kind {config.index!r} over {count:,} vectors of width {width} needs about "
             f"{needed / 2**30:.3g} GiB of memory, the limit is {limit / 2**30:.3g} GiB; raise it, or take 'auto' or another index"
         )
     return config.index
@@ -95,8 +103,4 @@ def _hash(id: str) -> bytes:
 
 
 def _has_both(document: Document) -> bool:
-    return bool(document.text.strip() and _pictures(document))
-
-
-def _pictures(document: Document) -> list:
-    return [segment.load() for segment in document.images if not only_codes(segment)]
+    return bool(document.text.strip() and pictures_of(document))

@@ -44,6 +44,7 @@ class ShareTask:
 
     def __call__(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
         """Build OUT/shards/RANK and write OUT/accounts/RANK.json. Raises what `build` raises, `UsageError` for an empty share."""
+        self.require_plan(world_size)
         account, files = ReadReport(), _files(self.source)
         by_files = len(files) >= world_size
         documents = _share(files, by_files, rank, world_size, account)
@@ -58,6 +59,22 @@ class ShareTask:
         record = {"seen": account.seen, "ok": account.ok, "rejected": account.rejected, "documents": built.count}
         write_json(self.out / "accounts" / f"{rank:05d}.json", record)
 
+    def require_plan(self, tasks: int) -> None:
+        """Write what is built by how many tasks to OUT/plan.json. Raises `UsageError` if something else was begun there."""
+        plan = {"source": self.source, "encoder": self.encoder, "tasks": tasks, **self.config.model_dump(mode="json")}
+        file = self.out / "plan.json"
+        if not file.is_file():
+            with storage_errors(self.out):
+                self.out.mkdir(parents=True, exist_ok=True)
+            write_json(file, plan)
+        begun = read_json(file)
+        for name in plan:
+            if begun.get(name) != plan[name]:
+                raise UsageError(
+                    f"{self.out} was begun with {name} {begun.get(name)!r}, now it is {plan[name]!r}: shards of both would be "
+                    "mixed; take the same setting, or another folder"
+                )
+
 
 def build_shards(
     source: Path | str, out: Path | str, encoder: Path | str, tasks: int, workers: int = 1, engine: str = "local", **options: Any
@@ -67,13 +84,14 @@ def build_shards(
     encoder: an encoder folder that every machine sees, or "hashing". engine: "local" processes or "ray"; for Slurm, hand
     `ShareTask` to datatrove's `SlurmPipelineExecutor`. options: fields of `BuildConfig`.
 
-    Raises `UsageError` without datatrove or for an unknown engine, `BudgetError` when too much was rejected over all shares,
-    `CM3Error` when a task failed; its log lies below `out/logs`.
+    Raises `UsageError` without datatrove, for an unknown engine, or for a folder begun with other settings, `BudgetError` when
+    too much was rejected over all shares, `CM3Error` when a task failed; its log lies below `out/logs`.
     """
     if engine not in ENGINES:
         raise UsageError(f"unknown engine {engine!r}; {nearest(engine, list(ENGINES))}")
     out = Path(out).absolute()
     task = ShareTask(str(source), out, str(encoder), BuildConfig(**options))
+    task.require_plan(tasks)
     shards = [out / "shards" / f"{rank:05d}" for rank in range(tasks)]
     try:
         _executor(engine)(pipeline=[task], tasks=tasks, workers=workers, logging_dir=str(out / "logs")).run()

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from cm3.core.errors import ArtefactError
 from cm3.documents.document import Document, ImageSegment, Segment, TextSegment
@@ -104,6 +105,11 @@ def content_hash(document: Document) -> tuple[int, int]:
         total.update(f"{pixels.shape} {pixels.dtype}".encode())
         total.update(np.ascontiguousarray(pixels).tobytes())
     return text, int.from_bytes(total.digest(), "big")
+
+
+def pictures_of(document: Document) -> list[Image.Image]:
+    """The pictures of a document as an encoder sees them; those that are codes alone are left out."""
+    return [segment.load() for segment in document.images if not only_codes(segment)]
 
 
 def only_codes(segment: ImageSegment) -> bool:

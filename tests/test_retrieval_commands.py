@@ -100,4 +100,5 @@ def test_a_memory_limit_says_the_estimate(command, pictures, tmp_path):
     build = ("retrieval", "build", "data", "memory", "--encoder", "hashing", "--memory-limit", "0.000001")
     command.fails(2, ["estimates: flat", "GiB", "raise the limit"], *build)
     command.fails(2, ["'hnsw'", "needs about"], *build, "--index", "hnsw")
+    command.fails(2, ["memory_limit_gib", "greater than 0"], *build[:-1], "0")
     assert not (tmp_path / "memory").exists()

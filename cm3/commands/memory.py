@@ -10,6 +10,7 @@ import typer
 
 from cm3.commands.output import AsJson, emit
 from cm3.core.errors import InputError, UsageError
+from cm3.core.runfile import validate
 
 if TYPE_CHECKING:
     from retrieval.config import BuildConfig
@@ -148,7 +149,8 @@ def export(
 def _config(index: str, memory_limit: float | None, min_recall: float) -> BuildConfig:
     import retrieval
 
-    return retrieval.BuildConfig(index=index, memory_limit_gib=memory_limit, min_recall=min_recall)
+    values = {"index": index, "memory_limit_gib": memory_limit, "min_recall": min_recall}
+    return validate(retrieval.BuildConfig, values, "the options")
 
 
 def _emit_built(built: BuiltBank, as_json: bool, account: Mapping[str, Any]) -> None:

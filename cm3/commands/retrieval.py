@@ -79,7 +79,7 @@ def neighbors(
     memory: Memory,
     data: Data,
     out: Annotated[Path, typer.Argument(help="Folder for the table of neighbors.")],
-    k: Annotated[int, typer.Option("--k", "-k", min=1, help="Neighbors per document.")] = 2,
+    k: Annotated[int, typer.Option("--k", "-k", min=1, help="Neighbors per document; training draws from them.")] = 4,
     recipe: Annotated[str, typer.Option(help="How neighbors are chosen: `cm3leon` or `ra_cm3`.")] = "cm3leon",
     seed: Annotated[int, typer.Option(min=0, help="Of the words and picture parts that a query leaves out.")] = 0,
     as_json: AsJson = False,

@@ -34,6 +34,8 @@ _TUNED_AT = 10
 _LEAST_WALK = 32  # a graph walk narrower than this saves no time
 _WIDEST_WALK = 8192
 _MOST_RERANK = 160
+_ADDED = 65_536  # vectors added at a time: an index with a rotation holds a rotated copy of what is added
+_WORKSPACE = 48 * 2**20  # what training and tuning take whatever the size, measured on small banks
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,13 @@ class ApproximateKind:
     vector_bytes: Callable[[int], int]
 
     def footprint(self, count: int, width: int) -> Footprint:
-        """See `IndexKind.footprint`; building also holds the training sample, and a rotated copy of it."""
+        """See `IndexKind.footprint`; lists also need the training sample, or a block to add, and a rotated copy of it."""
         lists = _lists(count) if self.has_lists else 0
         search = count * self.vector_bytes(width) + 4 * width * lists
-        return Footprint(search, search + 2 * 4 * width * _sample_size(count, lists) * self.has_lists)
+        if not self.has_lists:
+            return Footprint(search, search)
+        copied = max(_sample_size(count, lists), min(count, _ADDED) if "OPQ" in self.recipe else 0)
+        return Footprint(search, search + 2 * 4 * width * copied + _WORKSPACE)
 
     @property
     def has_lists(self) -> bool:
@@ -64,7 +69,7 @@ class ApproximateKind:
     def build(self, vectors: np.ndarray, seed: int) -> ApproximateIndex:
         """Train on a sample and add all vectors. See `IndexKind.build`."""
         count, width = vectors.shape
-        self._require(count)
+        self.require(count)
         lists = _lists(count)
         recipe = self.recipe.format(lists=lists, codes=_codes(width))
         index = faiss.index_factory(width, recipe, faiss.METRIC_INNER_PRODUCT)
@@ -74,7 +79,8 @@ class ApproximateKind:
             if built.lists is not None:
                 built.lists.cp.seed = seed % 2**31
                 index.train(np.ascontiguousarray(vectors[sample]))
-            index.add(np.ascontiguousarray(vectors))
+            for start in range(0, count, _ADDED):
+                index.add(np.ascontiguousarray(vectors[start : start + _ADDED]))
         return built
 
     def load(self, folder: Path, vectors: np.ndarray, description: Mapping[str, Any]) -> ApproximateIndex:
@@ -87,7 +93,8 @@ class ApproximateKind:
             raise ArtefactError(f"{folder} holds an index {found}, but is described as {dict(description)}; build it again")
         return loaded
 
-    def _require(self, count: int) -> None:
+    def require(self, count: int) -> None:
+        """See `IndexKind.require`."""
         least = _PER_CENTER * (_CODE_CENTERS if "PQ" in self.recipe else 4) if self.has_lists else 1
         if count < least:
             raise InputError(f"an index of kind {self.name!r} needs at least {least} vectors, got {count}; use 'flat'")

@@ -37,6 +37,10 @@ class FlatIndex:
         return Footprint(search, search)
 
     @classmethod
+    def require(cls, count: int) -> None:
+        """Any number will do."""
+
+    @classmethod
     def build(cls, vectors: np.ndarray, seed: int) -> FlatIndex:
         """Refer to `vectors`; nothing is drawn, `seed` is taken for uniformity."""
         return cls(vectors)

@@ -46,6 +46,9 @@ class IndexKind(Protocol):
     def footprint(self, count: int, width: int) -> Footprint:
         """An estimate for (count, width) vectors. Memory-mapped vectors count where a search reads all of them."""
 
+    def require(self, count: int) -> None:
+        """Raise `InputError` for fewer vectors than this kind needs."""
+
     def build(self, vectors: np.ndarray, seed: int) -> VectorIndex:
         """Index (N, E) float32 rows of length 1; equal input and seed give an equal index.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,3 +127,25 @@ def test_documents_without_a_part(tmp_path: Path, pairs: list[Document]) -> None
     first, second = retrieval.open(tmp_path / "a"), retrieval.open(tmp_path / "b")
     assert np.abs(np.asarray(first.vectors) - second.vectors).max() < 1e-3
     assert [document.text for document in map(second.store.__getitem__, range(7))] == [document.text for document in documents]
+
+
+def test_every_partition_and_both_parts_are_compared(exported: Path, tmp_path: Path) -> None:
+    rows, vectors = good()
+    noise = np.random.default_rng(0).standard_normal(vectors.shape).astype(np.float32)
+    write_foreign(tmp_path / "in", rows, vectors)
+    write_foreign(tmp_path / "in", rows, noise, number=1)
+    with pytest.raises(ArtefactError, match="metadata_1"):
+        retrieval.import_clip_retrieval(tmp_path / "in", tmp_path / "bank", "hashing")
+    shutil.copytree(exported, tmp_path / "copy")
+    file = tmp_path / "copy" / "img_emb" / "img_emb_0.npy"
+    np.save(file, np.random.default_rng(0).standard_normal(np.load(file).shape).astype(np.float16))
+    with pytest.raises(ArtefactError, match="the img embeddings"):
+        retrieval.import_clip_retrieval(tmp_path / "copy", tmp_path / "bank", "hashing")
+
+
+@pytest.mark.parametrize("meta", ["not json", "[1]"])
+def test_a_column_meta_of_other_tools_is_kept_as_it_is(meta: str, tmp_path: Path) -> None:
+    rows, vectors = good()
+    write_foreign(tmp_path / "in", [{**row, "meta": meta} for row in rows], vectors)
+    built = retrieval.import_clip_retrieval(tmp_path / "in", tmp_path / "bank", "hashing")
+    assert retrieval.open(built.path).store[0].meta["meta"] == meta

@@ -11,7 +11,7 @@ import pytest
 import retrieval
 import retrieval.building as build_module
 from cm3.core.artefact import fingerprint, verify
-from cm3.core.errors import RunLockedError
+from cm3.core.errors import CM3Error, RunLockedError
 from cm3.documents.document import Document
 from cm3.documents.report import ReadReport
 from cm3.documents.writers import write_documents
@@ -123,9 +123,25 @@ def test_a_second_builder_is_refused(pairs: list[Document], tmp_path: Path) -> N
 
 def test_an_index_that_is_refused_keeps_the_encoded_documents(pairs: list[Document], tmp_path: Path) -> None:
     with pytest.raises(Exception, match="needs at least"):
-        retrieval.build(pairs, tmp_path / "bank", "hashing", BuildConfig(batch_size=4, index="ivf"))
+        retrieval.build(iter(pairs), tmp_path / "bank", "hashing", BuildConfig(batch_size=4, index="ivf"))  # unknown how many
     CountingEncoder.texts = 0
     assert retrieval.build(pairs, tmp_path / "bank", "hashing", SMALL).count == 48
+    assert CountingEncoder.texts == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (BuildConfig(index="ivf"), "needs at least"),
+        (BuildConfig(index="flatt"), "flat"),
+        (BuildConfig(memory_limit_gib=1e-6), "GiB"),
+    ],
+)
+def test_an_index_that_cannot_be_is_refused_before_anything_is_encoded(
+    config: BuildConfig, words: str, pairs: list[Document], tmp_path: Path
+) -> None:
+    with pytest.raises(CM3Error, match=words):
+        retrieval.build(pairs, tmp_path / "bank", "hashing", config)
     assert CountingEncoder.texts == 0
 
 

@@ -56,6 +56,27 @@ def test_neither_near_the_query_nor_near_each_other(hashing_bank: Path, pairs: l
     assert (NeighborFinder(bank, strict).table(pairs, 4) == NO_NEIGHBOR).all()
 
 
+def test_two_queries_choose_together(hashing_bank: Path, pairs: list[Document]) -> None:
+    """Text and picture ask apart: what either finds is near neither query, nor near what the other found."""
+    bank, encoder = retrieval.open(hashing_bank), HashingEncoder()
+    finder = NeighborFinder(bank, RetrieverConfig(query="each", max_similarity=0.8, query_dropout=0))
+    table = finder.table(pairs, 4)
+    assert (table != NO_NEIGHBOR).any()
+    for pair, rows in zip(pairs, table, strict=True):
+        vectors = np.asarray(bank.vectors[rows[rows != NO_NEIGHBOR]])
+        asked = np.concatenate([encoder.encode_texts([pair.text]), encoder.encode_images([pair.images[0].load()])])
+        assert (vectors @ asked.T <= 0.8 + 1e-5).all()
+        assert len(vectors) < 2 or (vectors @ vectors.T - np.eye(len(vectors))).max() <= 0.8 + 1e-5
+
+
+def test_pictures_of_codes_alone_do_not_ask(pairs: list[Document], tmp_path: Path) -> None:
+    grids = [np.arange(number, number + 4).reshape(2, 2) for number in range(len(pairs))]
+    codes = [Document(pair.id, (pair.segments[0], ImageSegment(codes=grid))) for pair, grid in zip(pairs, grids, strict=True)]
+    retrieval.build(codes, tmp_path / "bank", "hashing")
+    bank = retrieval.open(tmp_path / "bank")
+    assert (NeighborFinder(bank, LOOSE).table(codes[:5], 2) != NO_NEIGHBOR).all()
+
+
 def test_whole_documents_go_first(tmp_path: Path) -> None:
     picture = Image.new("RGB", (8, 8), "red")
     bank_documents = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,19 @@ def test_shares_by_files_and_by_documents(tasks: int, data: Path, tmp_path: Path
 def test_more_tasks_than_documents_are_a_usage_error(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="take fewer tasks"):
         ShareTask(str(data), tmp_path / "out", "hashing", BuildConfig())(None, 60, 61)
+
+
+def test_a_folder_begun_with_other_settings_is_refused(data: Path, tmp_path: Path) -> None:
+    first = ShareTask(str(data), tmp_path / "out", "hashing", BuildConfig())
+    first(None, 0, 2)
+    first(None, 1, 2)
+    for task, tasks, name in (
+        (first, 4, "tasks 2, now it is 4"),
+        (replace(first, config=BuildConfig(index="hnsw")), 2, "index 'auto', now it is 'hnsw'"),
+        (replace(first, source="elsewhere"), 2, "now it is 'elsewhere'"),
+    ):
+        with pytest.raises(UsageError, match=name):
+            task.require_plan(tasks)
 
 
 def test_an_unknown_engine_is_a_usage_error(data: Path, tmp_path: Path) -> None:
