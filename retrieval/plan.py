@@ -20,6 +20,7 @@ from retrieval.config import BuildConfig
 from retrieval.encoders import Encoder
 from retrieval.encoders.fingerprint import decisive_files
 from retrieval.encoders.hashing import HashingEncoder
+from retrieval.index import choose_index
 from retrieval.indexing import index_vectors
 from retrieval.vectors import load_vectors
 
@@ -87,8 +88,13 @@ class BankPlan:
 
 
 def derived_plan(bank: MemoryBank, out: Path, config: BuildConfig) -> BankPlan:
-    """A plan for a bank of documents of `bank`: its encoder, its provenance, and its copy of the encoder if it has one."""
-    own = bank.folder / ENCODER_FOLDER
+    """A plan for a bank of documents of `bank`: its encoder, its provenance, and its copy of the encoder if it has one.
+
+    With the index "auto" it keeps a kind that was chosen: one that the rule does not give for the bank as it is.
+    """
+    own, kind = bank.folder / ENCODER_FOLDER, str(bank.info.index["kind"])
+    if config.index == "auto" and kind != choose_index(len(bank), bank.info.width):
+        config = config.model_copy(update={"index": kind})
     provenance = dict(read_manifest(bank.folder).provenance)
     return BankPlan(out, bank.encoder, config, own if own.is_dir() else None, provenance, base=bank.folder)
 

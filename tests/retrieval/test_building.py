@@ -147,6 +147,13 @@ def test_adding_gives_the_bank_that_building_with_all_gives(pairs: list[Document
     assert len(reader.search_vectors(np.asarray(reader.vectors[:1]), 100)[0]) == 30  # an open bank stays what it was
 
 
+def test_a_chosen_index_stays(pairs: list[Document], tmp_path: Path) -> None:
+    retrieval.build(pairs[:30], tmp_path / "bank", "hashing", BuildConfig(index="hnsw"))
+    assert retrieval.add(tmp_path / "bank", pairs[30:]).index == "hnsw"
+    assert retrieval.remove(tmp_path / "bank", [pairs[0].id]).index == "hnsw"
+    assert retrieval.add(tmp_path / "bank", pairs[:1], BuildConfig(index="flat")).index == "flat"
+
+
 def test_adding_a_known_id_changes_nothing(pairs: list[Document], tmp_path: Path) -> None:
     retrieval.build(pairs[:9], tmp_path / "bank", "hashing")
     before = fingerprint(tmp_path / "bank")

@@ -91,7 +91,7 @@ def account_records(
 
 
 def _check_content(document: Document, options: ReadOptions) -> None:
-    has_text, has_image = bool(document.text), bool(document.images)
+    has_text, has_image = bool(document.text.strip()), bool(document.images)
     if not has_text and not has_image:
         raise RecordError(RejectReason.NO_CONTENT, "the record has neither text nor a picture")
     if options.require_text and not has_text:

@@ -141,3 +141,12 @@ def test_an_empty_file_is_an_error(file: Path) -> None:
     file.touch()
     with pytest.raises(InputError, match="holds no records"):
         list(read_documents(file))
+
+
+def test_a_text_of_blanks_is_no_content(tmp_path: Path) -> None:
+    file = tmp_path / "data.jsonl"
+    documents, report = read(
+        file, {"id": "blank", "segments": [{"type": "text", "text": " \n "}]}, {"id": "good", "text": "words"}
+    )
+    assert [document.id for document in documents] == ["good"]
+    assert sum(report.rejected.values()) == 1
