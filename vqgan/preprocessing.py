@@ -28,17 +28,20 @@ _VECTORIZED = {"bicubic"} | ({"lanczos"} if hasattr(torch.ops.aten, "_upsample_l
 
 
 def fit_image(image: Image.Image, size: int, config: PreprocessConfig) -> Image.Image:
-    """A picture of any size and mode → RGB of `size` × `size`; one that is so already comes back as it is.
+    """A picture from anywhere, of any size and mode → upright RGB of `size` × `size`; pixels of that size stay as they are.
 
     Raises `ImageError` (an `InputError`) for a picture that cannot be decoded.
     """
-    rgb = image if image.mode == "RGB" else decode_image(image)
-    return _fitted(rgb, size, config.fit, _RESAMPLE[config.resample], config.background)
+    return _fit_rgb(decode_image(image), size, config)
 
 
 def fit_map(values: Image.Image, size: int, config: PreprocessConfig) -> np.ndarray:
     """A map of mode "F" over a picture → (size, size) float32 over the fitted picture; 0 where the picture was padded."""
     return np.asarray(_fitted(values, size, config.fit, Image.Resampling.BOX, 0.0))
+
+
+def _fit_rgb(rgb: Image.Image, size: int, config: PreprocessConfig) -> Image.Image:
+    return _fitted(rgb, size, config.fit, _RESAMPLE[config.resample], config.background)
 
 
 def _fitted(image: Image.Image, size: int, fit: str, resample: Image.Resampling, background: Any) -> Image.Image:
@@ -57,12 +60,12 @@ def image_array(image: Image.Image) -> np.ndarray:
 
 
 def fitted_array(image: Image.Image, size: int, config: PreprocessConfig, draft: bool = False) -> np.ndarray:
-    """A picture of any size and mode → (3, size, size) uint8, fitted as `config` says. Raises `ImageError`.
+    """A picture as `decode_image` returns it → (3, size, size) uint8, fitted as `config` says.
 
     `draft`: where torch can scale the bytes, it does, several times faster than Pillow; pixels may differ by 1 or 2.
     """
     if not (draft and _torch_can_scale(image, config)):
-        return image_array(fit_image(image, size, config))
+        return image_array(_fit_rgb(image, size, config))
     array = np.asarray(image)
     if config.fit == "crop":
         side = min(image.size)
@@ -74,9 +77,9 @@ def fitted_array(image: Image.Image, size: int, config: PreprocessConfig, draft:
 
 
 def _torch_can_scale(image: Image.Image, config: PreprocessConfig) -> bool:
-    """Whether `image` is RGB, the filter one of torch's, and nothing is padded or cut through the middle of a pixel."""
+    """Whether the filter is one of torch's, and nothing is padded or cut through the middle of a pixel."""
     whole_pixels = config.fit == "stretch" or (config.fit == "crop" and (image.width - image.height) % 2 == 0)
-    return image.mode == "RGB" and config.resample in _VECTORIZED and whole_pixels
+    return config.resample in _VECTORIZED and whole_pixels
 
 
 def to_pixels(arrays: Tensor) -> Tensor:
@@ -85,7 +88,7 @@ def to_pixels(arrays: Tensor) -> Tensor:
 
 
 def images_to_pixels(images: Sequence[Image.Image], size: int, config: PreprocessConfig) -> Tensor:
-    """Pictures → pixels (B, 3, size, size); no pictures give (0, 3, size, size)."""
+    """Pictures from anywhere → pixels (B, 3, size, size); no pictures give (0, 3, size, size). Raises `ImageError`."""
     if not images:
         return torch.empty(0, 3, size, size)
     return to_pixels(torch.from_numpy(np.stack([image_array(fit_image(image, size, config)) for image in images])))

@@ -68,7 +68,10 @@ class VQTokenizer:
         return self
 
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
-        """PIL pictures of any size → pixels (B, 3, Y, X) float32 in [-1, 1], by the stored policy."""
+        """PIL pictures of any size and mode → pixels (B, 3, Y, X) float32 in [-1, 1], by the stored policy.
+
+        Orientation and transparency are those of training. Raises `ImageError` for a picture that cannot be decoded.
+        """
         return images_to_pixels(images, self.image_size, self.config.preprocessing)
 
     @torch.inference_mode()

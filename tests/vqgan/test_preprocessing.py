@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from cm3.documents.document import ImageSegment
+from cm3.documents.reasons import ImageError, RejectReason
 from vqgan.config import PreprocessConfig
-from vqgan.preprocessing import fit_image, fitted_array, images_to_pixels, pixels_to_images
+from vqgan.loading import picture_array
+from vqgan.preprocessing import fit_image, fitted_array, images_to_pixels, pixels_to_images, to_pixels
+from vqgan.tokenizer import VQTokenizer
 
 RED, BLUE = (200, 0, 0), (0, 0, 200)
 
@@ -72,3 +78,33 @@ def test_a_draft_is_scaled_like_the_whole_picture(fit: str, resample: str, sides
     whole, draft = (fitted_array(image, 32, config, draft).astype(int) for draft in (False, True))
     assert draft.shape == (3, 32, 32)
     assert np.abs(whole - draft).max() <= 2
+
+
+def _stored(image: Image.Image, format: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def _turned(width: int = 48, height: int = 30) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown a quarter further to the right
+    return _stored(_halves(width, height), "JPEG", exif=exif)
+
+
+@pytest.mark.parametrize("data", [_turned(), _stored(_halves(48, 30), "PNG", transparency=RED)], ids=["exif-6", "tRNS"])
+def test_an_opened_file_becomes_the_pixels_of_training(tokenizer: VQTokenizer, data: bytes) -> None:
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.mode == "RGB"
+        [pixels] = tokenizer.preprocess([image])
+    array = picture_array(ImageSegment(encoded=data), tokenizer.image_size, tokenizer.config.preprocessing)
+    assert torch.equal(pixels, to_pixels(torch.from_numpy(array)))
+
+
+def test_what_training_refuses_is_refused(tokenizer: VQTokenizer) -> None:
+    with pytest.raises(ImageError) as refused:
+        tokenizer.preprocess([Image.new("RGB", (1, 20_000))])
+    assert refused.value.reason is RejectReason.TOO_ELONGATED
+    with Image.open(io.BytesIO(_turned(480, 300)[:-500])) as image, pytest.raises(ImageError) as refused:
+        tokenizer.preprocess([image])
+    assert refused.value.reason is RejectReason.TRUNCATED_IMAGE
