@@ -38,7 +38,7 @@ def _to_ours(tensors: Tensors, image_size: int) -> tuple[VQConfig, dict[str, Ten
 
 
 def _from_ours(config: VQConfig, tensors: Tensors) -> dict[str, Tensor]:
-    require_taming(config, "janus", ("vq",))
+    require_taming(config, "janus", ("vq",), unit_lookup=True, fixed_attention=True)
     return {name.replace("quantizer.", "quantize.", 1): tensor for name, tensor in _levels_turned(tensors).items()}
 
 

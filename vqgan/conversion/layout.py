@@ -57,14 +57,34 @@ def taming_config(tensors: Tensors, image_size: int, codebook_key: str, **change
     )
 
 
-def require_taming(config: VQConfig, target: str, quantizers: tuple[str, ...]) -> TamingOptions:
-    """The network of `config`; raises `UsageError` unless that is a VQGAN with one of `quantizers`, which `target` can hold."""
+def require_taming(
+    config: VQConfig, target: str, quantizers: tuple[str, ...], unit_lookup: bool = False, fixed_attention: bool = False
+) -> TamingOptions:
+    """The network of `config`, which must be a VQGAN with one of `quantizers` and be what the code behind `target` expects.
+
+    unit_lookup: whether that code hands on vectors of a "vq" codebook at unit length. fixed_attention: whether it always has
+    attention in the middle and at the lowest level, and nowhere else. Raises `UsageError` naming what `target` can't hold.
+    """
     if config.network != "taming" or config.quantizer not in quantizers:
         raise UsageError(
             f"format {target!r} holds a 'taming' network with quantizer {' or '.join(map(repr, quantizers))}, "
             f"this tokenizer has {config.network!r} with {config.quantizer!r}"
         )
-    return checked(TamingOptions, config.network_options, "network_options of 'taming'")
+    options = checked(TamingOptions, config.network_options, "network_options of 'taming'")
+    lowest = len(options.channel_multipliers) - 1
+    required: dict[str, tuple[object, object]] = {"groups": (options.groups, _GROUPS)}  # what is, what has to be
+    if config.quantizer == "vq":
+        required["unit_lookup"] = (bool(config.quantizer_options.get("unit_lookup", False)), unit_lookup)
+    if fixed_attention:
+        required["attention_levels"] = (sorted(set(options.attention_levels)), [lowest])
+        required["middle_attention"] = (options.middle_attention, True)
+    for name, (own, expected) in required.items():
+        if own != expected:
+            raise UsageError(
+                f"format {target!r} can't hold {name} {own}, it always means {expected}; "
+                "take another format, or train a tokenizer that has this"
+            )
+    return options
 
 
 def transformers_config(config: VQConfig, **names: Any) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def _to_ours(tensors: Tensors, image_size: int) -> tuple[VQConfig, dict[str, Ten
 
 
 def _from_ours(config: VQConfig, tensors: Tensors) -> dict[str, Tensor]:
-    last = len(require_taming(config, "llamagen", ("cosine",)).channel_multipliers) - 1
+    last = len(require_taming(config, "llamagen", ("cosine",), fixed_attention=True).channel_multipliers) - 1
     parts = {_their_name(name, last): tensor for name, tensor in tensors.items() if not name.startswith("quantizer.")}
     return parts | {_CODEBOOK: tensors[_STATE + "embed"][0], "quantize.codebook_used": torch.zeros(65536)}
 

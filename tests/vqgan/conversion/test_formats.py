@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -98,19 +99,46 @@ def test_ours_opens_as_janus_in_transformers(tmp_path: Path) -> None:
     codes = tokenizer.encode(_pixels())
     assert torch.equal(codes.flatten(), reference.encode(_pixels()).image_tokens.flatten())
     assert torch.allclose(tokenizer.decode(codes), reference.decode(codes.flatten(1)).clamp(-1, 1), atol=1e-5)
+    _saved(TAMING, tmp_path / "plain")
     with pytest.raises(UsageError, match=r"ends in \.safetensors"):
-        export(tmp_path / "a", tmp_path / "folder", "taming")
+        export(tmp_path / "plain", tmp_path / "folder", "taming")
 
 
 def test_each_format_is_found_out_from_its_names(tmp_path: Path) -> None:
-    options = {"channels": 32, "channel_multipliers": (1, 1, 2)}  # the rest by default
+    options = {"channels": 32, "channel_multipliers": (1, 1, 2), "attention_levels": (2,)}  # the rest by default
     defaults = TAMING.model_copy(update={"network_options": options})
     cosine = defaults.model_copy(update={"quantizer": "cosine"})
-    names = {"taming": defaults, "llamagen": cosine, "dalle": DVAE, "janus": defaults}
+    unit = defaults.model_copy(update={"quantizer_options": {"unit_lookup": True}})
+    names = {"taming": defaults, "llamagen": cosine, "dalle": DVAE, "janus": unit}
     for format, config in names.items():
         _saved(config, tmp_path / format)
         assert detect(load_file(export(tmp_path / format, tmp_path / f"{format}.safetensors", format)), tmp_path) == format
     assert (export(tmp_path / "janus", tmp_path / "folder", "janus") / "config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("format", "quantizer", "network", "options", "refused"),
+    [
+        ("taming", "vq", {"groups": 16}, {}, "groups 16, it always means 32"),
+        ("chameleon", "vq", {"groups": 16}, {}, "groups 16, it always means 32"),
+        ("janus", "vq", {"groups": 16}, {"unit_lookup": True}, "groups 16, it always means 32"),
+        ("llamagen", "cosine", {"groups": 16}, {}, "groups 16, it always means 32"),
+        ("taming", "vq", {}, {"unit_lookup": True}, "unit_lookup True, it always means False"),
+        ("chameleon", "vq", {}, {"unit_lookup": True}, "unit_lookup True, it always means False"),
+        ("janus", "vq", {}, {}, "unit_lookup False, it always means True"),
+        ("janus", "vq", {"attention_levels": ()}, {"unit_lookup": True}, r"attention_levels \[\], it always means \[2\]"),
+        ("llamagen", "cosine", {"attention_levels": (1, 2)}, {}, r"attention_levels \[1, 2\], it always means \[2\]"),
+        ("llamagen", "cosine", {"middle_attention": False}, {}, "middle_attention False, it always means True"),
+    ],
+)
+def test_what_a_format_cannot_hold_is_refused_by_name(
+    format: str, quantizer: str, network: dict[str, Any], options: dict[str, Any], refused: str, tmp_path: Path
+) -> None:
+    changes = {"network_options": {**TAMING.network_options, **network}, "quantizer": quantizer, "quantizer_options": options}
+    _saved(TAMING.model_copy(update=changes), tmp_path / "a")
+    with pytest.raises(UsageError, match=f"format '{format}' can't hold {refused}"):
+        export(tmp_path / "a", tmp_path / "x.safetensors", format)
+    assert not (tmp_path / "x.safetensors").exists()
 
 
 def test_weights_of_another_layout_name_the_first_differences(tmp_path: Path) -> None:
