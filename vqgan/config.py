@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
+from cm3.core.errors import UsageError
 from cm3.core.runfile import RunConfig, validate
 from cm3.train.config import TrainConfig
 
@@ -127,12 +128,21 @@ class VQTrainConfig(RunConfig):
     train: TrainConfig = TrainConfig.model_validate(TRAIN_DEFAULTS)
 
     def resolve(self) -> VQConfig:
-        """The tokenizer this run trains: the preset with the changes. Raises `UsageError` when they don't fit together."""
+        """The tokenizer this run trains: the preset with the changes.
+
+        Raises `UsageError` when they don't fit together, or the loss leaves half of what the network emits without gradient.
+        """
         from vqgan.presets import preset
 
         changes = {key: getattr(self, key) for key in ("image_size", "downsample_factor", "codebook_size")}
         changes = {key: value for key, value in changes.items() if value is not None}
-        return checked(VQConfig, {**preset(self.preset).model_dump(), **self.tokenizer, **changes}, "tokenizer")
+        tokenizer = checked(VQConfig, {**preset(self.preset).model_dump(), **self.tokenizer, **changes}, "tokenizer")
+        if tokenizer.network == "dvae" and not self.loss.logit_laplace:
+            raise UsageError(
+                "network 'dvae' emits means and scales, and with loss.logit_laplace 0 nothing trains the scales; "
+                "set loss.logit_laplace=1 (its paper has that alone: loss.l1=0 loss.l2=0)"
+            )
+        return tokenizer
 
 
 def checked(model: type[Options], values: dict[str, Any], where: str) -> Options:

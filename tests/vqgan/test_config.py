@@ -49,6 +49,9 @@ def test_mistakes_are_named() -> None:
         VQTrainConfig(tokenizer={"codebok_dim": 8}).resolve()
     with pytest.raises(UsageError, match="not a multiple of downsample_factor"):
         VQTrainConfig(image_size=50).resolve()
+    with pytest.raises(UsageError, match=r"set loss\.logit_laplace=1"):
+        VQTrainConfig(preset="dalle").resolve()
+    assert VQTrainConfig(preset="dalle", loss=LossConfig(logit_laplace=1.0)).resolve().network == "dvae"
     with pytest.raises(ValidationError, match="needs lpips_weights"):
         LossConfig(perceptual="lpips")  # type: ignore[call-arg]
     with pytest.raises(UsageError, match="unknown network 'pach'"):
