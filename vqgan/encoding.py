@@ -32,8 +32,8 @@ class EncodeConfig(PiecesConfig):
 def encode_documents(config: EncodeConfig) -> ReadReport:
     """Encode every picture of `config.data` and write the documents with their codes to `config.out`; returns the account.
 
-    Text, order and meta stay. A document with a picture that can't be decoded, or with codes that the tokenizer doesn't have, is
-    rejected whole. Raises and goes on as `vqgan.pieces.convert_in_pieces` says.
+    Text, order, meta and weight maps (`vqgan.regions`) stay. A document with a picture that can't be decoded, or with codes that
+    the tokenizer doesn't have, is rejected whole. Raises and goes on as `vqgan.pieces.convert_in_pieces` says.
     """
     return convert_in_pieces(config, "encoding", partial(_open_encoder, config))
 
@@ -46,6 +46,7 @@ def _open_encoder(config: EncodeConfig) -> Converter:
         make=partial(_encoded, tokenizer),
         batch_size=config.batch_size,
         workers=config.workers,
+        keep_maps=True,
     )
 
 

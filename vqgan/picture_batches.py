@@ -18,6 +18,7 @@ from cm3.documents.document import Document, ImageSegment
 from cm3.documents.reasons import RecordError
 from cm3.documents.report import Problem
 from vqgan.loading import ordered_map
+from vqgan.regions import MAP_NAME, picture_names
 
 Item = TypeVar("Item")
 
@@ -28,16 +29,18 @@ def convert_pictures(
     make: Callable[[Sequence[Item]], Sequence[ImageSegment]],
     batch_size: int,
     workers: int = 1,
+    keep_maps: bool = False,
 ) -> Iterator[Document | Problem]:
     """Every document with its pictures converted, in order, or why it can't be.
 
     take: what is needed of a picture, None to leave it as it is; raises `RecordError` for one that can't be used.
     make: the new pictures of up to `batch_size` of those.
+    keep_maps: leave the weight maps among the pictures (`vqgan.regions`) as they are, unseen by `take`.
     """
     kept: deque[tuple[Document, list[bool]]] = deque()  # waiting for pictures, and which of theirs are to be replaced
     items: list[Item] = []
     made: deque[ImageSegment] = deque()
-    for document, taken in zip(documents, ordered_map(partial(_taken, take), documents, workers)):
+    for document, taken in zip(documents, ordered_map(partial(_taken, take, keep_maps), documents, workers)):
         if isinstance(taken, Problem):
             yield taken
             continue
@@ -54,11 +57,11 @@ def convert_pictures(
         yield _replaced(document, replaced, made)
 
 
-def _taken(take: Callable[[ImageSegment], Item | None], document: Document) -> list[Item | None] | Problem:
+def _taken(take: Callable[[ImageSegment], Item | None], keep_maps: bool, document: Document) -> list[Item | None] | Problem:
     taken = []
-    for number, segment in enumerate(document.images):
+    for number, (segment, name) in enumerate(zip(document.images, picture_names(document))):
         try:
-            taken.append(take(segment))
+            taken.append(None if keep_maps and name == MAP_NAME else take(segment))
         except RecordError as error:
             return Problem(document.id, f"picture {number}", error.reason, str(error))
     return taken

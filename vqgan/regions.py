@@ -28,8 +28,15 @@ MAP_NAME = "regions"
 
 def training_images(document: Document) -> list[ImageSegment]:
     """The pictures of `document` that have pixels and are no weight map, in order."""
-    named = zip(document.images, _names(document))
+    named = zip(document.images, picture_names(document))
     return [segment for segment, name in named if name != MAP_NAME and has_pixels(segment)]
+
+
+def picture_names(document: Document) -> list[Any]:
+    """The name of every picture of `document`, None where it says none."""
+    names = document.meta.get("images")
+    count = len(document.images)
+    return list(names) if isinstance(names, list) and len(names) == count else [None] * count
 
 
 def has_pixels(segment: ImageSegment) -> bool:
@@ -43,7 +50,7 @@ def region_map(document: Document, picture: int, size: tuple[int, int], fitted: 
     Raises `RecordError` when the document's regions make no sense.
     """
     drawn = np.zeros((size[1], size[0]), np.float32)
-    for segment, name in zip(document.images, _names(document)):
+    for segment, name in zip(document.images, picture_names(document)):
         if name == MAP_NAME and has_pixels(segment):
             given = segment.load().convert("L").resize(size, Image.Resampling.BOX)
             drawn = np.maximum(drawn, np.asarray(given, np.float32) / 255)
@@ -58,12 +65,6 @@ def region_map(document: Document, picture: int, size: tuple[int, int], fitted: 
 def pixel_weights(maps: Tensor, emphasis: float) -> Tensor:
     """Strengths (B, Y, X) uint8 → weights (B, 1, Y, X) float32 in [1, emphasis]."""
     return (1 + (emphasis - 1) / 255 * maps.float())[:, None]
-
-
-def _names(document: Document) -> list[Any]:
-    names = document.meta.get("images")
-    count = len(document.images)
-    return list(names) if isinstance(names, list) and len(names) == count else [None] * count
 
 
 def _regions(document: Document) -> list[Any]:

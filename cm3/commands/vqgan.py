@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -64,27 +65,36 @@ def evaluate(
     """Measure reconstructions: PSNR, SSIM, codebook usage and perplexity, pictures per second; LPIPS and rFID where weights are.
 
     Errors are means over pictures after rounding to 8 bits. A Fréchet distance falls with the number of pictures: compare figures
-    of equally many only.
+    of equally many only. Weight maps (pictures named `regions`) are not measured; records that can't be read are counted.
     """
     import vqgan
     from cm3.core.storage import storage_errors
     from cm3.documents.readers import read_documents
+    from cm3.documents.report import ReadReport
+    from vqgan.regions import training_images
 
     opened = vqgan.from_pretrained(tokenizer, device)
     judges = vqgan.open_judges(lpips, features, device)
-    documents = read_documents(data)
-    images = islice((segment.load() for document in documents for segment in document.images), limit)
+    report = ReadReport()
+    documents = read_documents(data, report=report)
+    images = (segment.load() for document in documents for segment in training_images(document))
+    first = next(images, None)
+    if first is None:
+        raise InputError(f"{data} holds no picture to evaluate on: {report.seen} records seen, {_rejections(report.rejected)}")
     extremes = vqgan.Extremes()
-    try:
-        first = next(images)
-    except StopIteration:
-        raise InputError(f"{data} holds no picture to evaluate on") from None
-    figures: dict[str, Any] = vqgan.evaluate(opened, chain([first], images), batch_size, judges, extremes)
+    taken = chain([first], islice(images, limit - 1))
+    figures: dict[str, Any] = vqgan.evaluate(opened, taken, batch_size, judges, extremes)
+    figures |= {"seen": report.seen, "rejected": dict(report.rejected)}  # before looking whether there are more
+    figures["limited"] = next(images, None) is not None
     if picture is not None:
         with storage_errors(picture):
             extremes.picture().save(picture, "PNG")
         figures["picture"] = str(picture)
-    emit(figures, table([{"figure": name, "value": value} for name, value in figures.items()]), as_json)
+    account = f"{figures['seen']} records seen, {_rejections(figures['rejected'])}"
+    if figures["limited"]:
+        account += f"; stopped after {limit} pictures, there are more (-n)"
+    shown = [{"figure": name, "value": value} for name, value in figures.items() if name not in ("seen", "rejected", "limited")]
+    emit(figures, f"{table(shown)}\n{account}", as_json)
 
 
 @app.command("encode")
@@ -168,6 +178,10 @@ def convert(
 
 
 def _emit_account(report: ReadReport, out: Path, done: str, as_json: bool) -> None:
-    rejected = ", ".join(f"{reason} {count}" for reason, count in sorted(report.rejected.items()))
-    text = f"{out}: {report.ok} documents {done}, {report.num_rejected} rejected{f' ({rejected})' if rejected else ''}"
+    text = f"{out}: {report.ok} documents {done}, {_rejections(report.rejected)}"
     emit({"out": str(out), "seen": report.seen, **report.to_json()}, text, as_json)
+
+
+def _rejections(rejected: Mapping[str, int]) -> str:
+    reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(rejected.items()))
+    return f"{sum(rejected.values())} rejected{f' ({reasons})' if reasons else ''}"

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import ViTConfig, ViTModel
 
+from cm3.documents.readers import read_documents
 from vqgan.config import VQConfig
 from vqgan.losses.lpips import LPIPS
 from vqgan.model import VQModel
@@ -41,6 +42,40 @@ def test_eval_prints_what_its_judges_say_and_draws_the_extremes(
         assert sheet.size == (8 * 26 + 2, 2 * 54 + 2)
     assert "psnr_db" in command.works("vqgan", "eval", tokenizer, picture_folder, "-n", "3")
     command.fails(2, ["no LPIPS weights at nothing"], "vqgan", "eval", tokenizer, picture_folder, "--lpips", "nothing")
+
+
+def test_eval_accounts_for_every_record(command: Any, tokenizer: Path, picture_folder: Path) -> None:
+    for number in (3, 5):
+        (picture_folder / f"{number:03}.png").write_bytes(b"GIF89a cut off")
+    figures = json.loads(command.works("vqgan", "eval", tokenizer, picture_folder, "--json"))
+    assert (figures["images"], figures["seen"], sum(figures["rejected"].values()), figures["limited"]) == (38, 40, 2, False)
+    assert "40 records seen, 2 rejected (" in command.works("vqgan", "eval", tokenizer, picture_folder)
+    assert "stopped after 38 pictures" not in command.works("vqgan", "eval", tokenizer, picture_folder, "-n", "38")
+    said = command.works("vqgan", "eval", tokenizer, picture_folder, "-n", "3")
+    assert "3 records seen, 0 rejected; stopped after 3 pictures, there are more" in said
+
+
+def test_weight_maps_are_neither_measured_nor_encoded(command: Any, tokenizer: Path, tmp_path: Path) -> None:
+    for number, color in enumerate(("red", "blue")):
+        Image.new("RGB", (24, 24), color).save(tmp_path / f"{number}.png")
+        Image.new("L", (24, 24), 90).save(tmp_path / f"map{number}.png")
+    lines = [
+        {
+            "id": str(number),
+            "segments": [{"type": "image", "path": f"{kind}{number}.png"} for kind in ("", "map")],
+            "meta": {"images": ["image", "regions"]},
+        }
+        for number in range(2)
+    ]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert json.loads(command.works("vqgan", "eval", tokenizer, "data.jsonl", "--json"))["images"] == 2
+    command.works("vqgan", "encode", tokenizer, "data.jsonl", "codes")
+    for document, line in zip(read_documents(tmp_path / "codes"), lines, strict=True):
+        picture, weights = document.images
+        assert picture.codes is not None
+        assert weights.codes is None
+        assert weights.load().convert("L").getpixel((0, 0)) == 90
+        assert document.meta["images"] == line["meta"]["images"]
 
 
 def test_encode_has_a_budget(command: Any, tokenizer: Path, picture_folder: Path) -> None:
