@@ -22,7 +22,8 @@ def convert(source: Path | str, out: Path | str, format: str | None = None, imag
 
     `format`: a name of `CHECKPOINT_FORMATS`, found out from the tensors' names when None. `image_size`: the side of the
     pictures it is to be used with, which no checkpoint states.
-    Raises `InputError`, `ArtefactError` for a source that cannot be read or lacks a part, `UsageError` for an unknown format.
+    Raises `InputError`, `ArtefactError` for a source that cannot be read or lacks a part, `UsageError` for an unknown format or a
+    side that cannot be cut into codes.
     """
     source = Path(source)
     tensors = read_tensors(source)

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from cm3.core.errors import ArtefactError, UsageError
-from vqgan.config import VQConfig
+from vqgan.config import VQConfig, checked
 from vqgan.conversion.checkpoint_format import CheckpointFormat, Tensors
+from vqgan.conversion.layout import sizes
 
 _KINDS = {"w": "weight", "b": "bias"}
 _BLOCK = re.compile(r"(encoder|decoder)\.blocks\.group_(\d+)\.block_(\d+)\.(id_path|res_path\.conv_(\d+))\.(w|b)")
@@ -34,22 +35,27 @@ def _recognizes(tensors: Tensors) -> bool:
 
 def _to_ours(tensors: Tensors, image_size: int) -> tuple[VQConfig, dict[str, Tensor]]:
     needed = [f"{side}.blocks.{part}.w" for side in ("encoder", "decoder") for part in ("input", "output.conv")]
+    needed += [f"{name.removesuffix('w')}b" for name in needed]
     if missing := [name for name in needed if name not in tensors]:
         raise ArtefactError(f"the checkpoint has no tensor {missing[0]!r}; convert encoder and decoder together")
     matches = [match for name in tensors if (match := _BLOCK.fullmatch(name))]
+    if not matches:
+        raise ArtefactError("the checkpoint has no tensor 'encoder.blocks.group_*': convert the complete encoder and decoder")
     groups = max(int(match[2]) for match in matches)
-    hidden = tensors["encoder.blocks.input.w"].shape[0]
+    hidden = sizes(tensors, "encoder.blocks.input.w", 4)[0]
+    sizes(tensors, "decoder.blocks.input.w", 4)
     codebook = tensors["decoder.blocks.input.w"][:, :, 0, 0].T + tensors["decoder.blocks.input.b"]  # (K, D)
-    config = VQConfig(
-        image_size=image_size,
-        downsample_factor=2 ** (groups - 1),
-        codebook_size=codebook.shape[0],
-        codebook_dim=codebook.shape[1],
-        network="dvae",
-        network_options={"hidden": hidden, "groups": groups, "blocks_per_group": max(int(match[3]) for match in matches)},
-        quantizer="gumbel",
-        quantizer_options={"latent_dim": hidden * 2 ** (groups - 1)},
-    )
+    values = {
+        "image_size": image_size,
+        "downsample_factor": 2 ** (groups - 1),
+        "codebook_size": codebook.shape[0],
+        "codebook_dim": codebook.shape[1],
+        "network": "dvae",
+        "network_options": {"hidden": hidden, "groups": groups, "blocks_per_group": max(int(match[3]) for match in matches)},
+        "quantizer": "gumbel",
+        "quantizer_options": {"latent_dim": hidden * 2 ** (groups - 1)},
+    }
+    config = checked(VQConfig, values, "the checkpoint as a tokenizer")
     ours = {"quantizer.embed.weight": codebook.contiguous()}
     for kind, name in _KINDS.items():
         ours[f"encoder.input.{name}"] = tensors[f"encoder.blocks.input.{kind}"]

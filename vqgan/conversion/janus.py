@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from cm3.core.errors import ArtefactError
 from vqgan.config import VQConfig
 from vqgan.conversion.checkpoint_format import CheckpointFormat, Tensors
 from vqgan.conversion.layout import require_taming, taming_config, transformers_config
@@ -43,9 +44,12 @@ def _from_ours(config: VQConfig, tensors: Tensors) -> dict[str, Tensor]:
 
 
 def _levels_turned(tensors: Tensors) -> dict[str, Tensor]:
-    """The table with the decoder's levels counted from the other end; its own inverse."""
+    """The table with the decoder's levels counted from the other end; its own inverse. Raises `ArtefactError` without levels."""
     matches = {name: _UP.fullmatch(name) for name in tensors}
-    last = max(int(match[2]) for match in matches.values() if match)
+    levels = [int(match[2]) for match in matches.values() if match]
+    if not levels:
+        raise ArtefactError("the checkpoint has no tensor 'decoder.up.*': it is not Janus's tokenizer; leave --from out")
+    last = max(levels)
     return {
         f"{match[1]}{last - int(match[2])}{match[3]}" if (match := matches[name]) else name: tensor
         for name, tensor in tensors.items()

@@ -16,7 +16,8 @@ _GROUPS = 32
 def taming_config(tensors: Tensors, image_size: int, codebook_key: str, **changes: Any) -> VQConfig:
     """The configuration of a table that holds `encoder.*`, `decoder.*`, `quant_conv.*` in our names and a codebook (K, D).
 
-    Raises `ArtefactError` naming the first tensor that is missing.
+    Raises `ArtefactError` naming the first tensor that is missing or has another number of dimensions, `UsageError` for an
+    `image_size` that the network cannot cut into codes.
     """
     for name in (
         "encoder.conv_in.weight",
@@ -28,9 +29,10 @@ def taming_config(tensors: Tensors, image_size: int, codebook_key: str, **change
         if name not in tensors:
             reason = "it holds no decoder, so codes could not become pictures" if name.startswith("decoder") else "it is needed"
             raise ArtefactError(f"the checkpoint has no tensor {name!r}: {reason}; convert the complete tokenizer")
-    levels = 1 + max(int(match[1]) for name in tensors if (match := re.match(r"encoder\.down\.(\d+)\.", name)))
-    channels = tensors["encoder.conv_in.weight"].shape[0]
-    widths = [tensors[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] for level in range(levels)]
+    found = {int(match[1]) for name in tensors if (match := re.match(r"encoder\.down\.(\d+)\.", name))}
+    levels = 1 + max(found, default=0)
+    channels = sizes(tensors, "encoder.conv_in.weight", 4)[0]
+    widths = [sizes(tensors, f"encoder.down.{level}.block.0.conv1.weight", 4)[0] for level in range(levels)]
     blocks = {int(match[1]) for name in tensors if (match := re.match(r"encoder\.down\.0\.block\.(\d+)\.", name))}
     attention = {int(match[1]) for name in tensors if (match := re.match(r"encoder\.down\.(\d+)\.attn\.", name))}
     options = {
@@ -39,11 +41,12 @@ def taming_config(tensors: Tensors, image_size: int, codebook_key: str, **change
         "residual_blocks": len(blocks),
         "attention_levels": tuple(sorted(attention)),
         "middle_attention": "encoder.mid.attn_1.q.weight" in tensors,
-        "latent_channels": tensors["encoder.conv_out.weight"].shape[0],
+        "latent_channels": sizes(tensors, "encoder.conv_out.weight", 4)[0],
         "groups": _GROUPS,
     }
-    codebook_size, codebook_dim = tensors[codebook_key].shape
-    return VQConfig.model_validate(
+    codebook_size, codebook_dim = sizes(tensors, codebook_key, 2)
+    return checked(
+        VQConfig,
         {
             "image_size": image_size,
             "downsample_factor": 2 ** (levels - 1),
@@ -53,8 +56,24 @@ def taming_config(tensors: Tensors, image_size: int, codebook_key: str, **change
             "network_options": options,
             "quantizer": "vq",
             **changes,
-        }
+        },
+        "the checkpoint as a tokenizer",
     )
+
+
+def sizes(tensors: Tensors, name: str, dimensions: int) -> tuple[int, ...]:
+    """The shape of tensor `name`. Raises `ArtefactError` when there is none, it is empty, or has not so many dimensions."""
+    if name not in tensors:
+        raise ArtefactError(
+            f"the checkpoint has no tensor {name!r}; convert the complete tokenizer, or name its format with --from"
+        )
+    shape = tuple(tensors[name].shape)
+    if len(shape) != dimensions or 0 in shape:
+        raise ArtefactError(
+            f"tensor {name!r} of the checkpoint is {shape}, expected {dimensions} dimensions that are not empty; "
+            "these are other weights"
+        )
+    return shape
 
 
 def require_taming(

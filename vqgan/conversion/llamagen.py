@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cm3.core.errors import ArtefactError
 from vqgan.config import VQConfig
 from vqgan.conversion.checkpoint_format import CheckpointFormat, Tensors
 from vqgan.conversion.layout import require_taming, taming_config
@@ -52,7 +53,11 @@ def _from_ours(config: VQConfig, tensors: Tensors) -> dict[str, Tensor]:
 
 
 def _last_level(tensors: Tensors) -> int:
-    return max(int(match[2]) for name in tensors if (match := _THEIRS.fullmatch(name)))
+    """The number of the lowest level. Raises `ArtefactError` for a table without levels in LlamaGen's names."""
+    levels = [int(match[2]) for name in tensors if (match := _THEIRS.fullmatch(name))]
+    if not levels:
+        raise ArtefactError("the checkpoint has no tensor 'encoder.conv_blocks.*': it is not LlamaGen's; leave --from out")
+    return max(levels)
 
 
 def _our_name(name: str, last: int) -> str:

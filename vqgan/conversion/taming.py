@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vqgan.config import VQConfig
 from vqgan.conversion.checkpoint_format import CheckpointFormat, Tensors
-from vqgan.conversion.layout import require_taming, taming_config
+from vqgan.conversion.layout import require_taming, sizes, taming_config
 
 _PARTS = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
 _PREFIXES = ("", "first_stage_model.", "model.vqmodel.", "vqmodel.")  # alone, in a latent diffusion model, in a Chameleon
@@ -38,7 +38,7 @@ def _to_ours(tensors: Tensors, image_size: int) -> tuple[VQConfig, dict[str, Ten
             image_size,
             "quantize.embed.weight",
             quantizer="gumbel",
-            quantizer_options={"latent_dim": parts["quantize.proj.weight"].shape[1], "straight_through": True},
+            quantizer_options={"latent_dim": sizes(parts, "quantize.proj.weight", 4)[1], "straight_through": True},
         )
     else:
         config = taming_config(parts, image_size, "quantize.embedding.weight")

@@ -141,6 +141,30 @@ def test_what_a_format_cannot_hold_is_refused_by_name(
     assert not (tmp_path / "x.safetensors").exists()
 
 
+def test_a_wrong_format_side_or_table_is_one_sentence(tmp_path: Path) -> None:
+    _saved(TAMING, tmp_path / "a")
+    source = export(tmp_path / "a", tmp_path / "t.safetensors", "taming")
+    with pytest.raises(ArtefactError, match=r"it is not LlamaGen's; leave --from out"):
+        convert(source, tmp_path / "b", "llamagen", image_size=32)
+    with pytest.raises(UsageError, match="image_size 30 is not a multiple of downsample_factor 4"):
+        convert(source, tmp_path / "b", image_size=30)
+    codebook, level = "quantize.embedding.weight", "encoder.down.1.block.0.conv1.weight"
+    for name, change, said in (
+        (level, {}, f"no tensor '{level}'"),
+        (codebook, {codebook: torch.zeros(32)}, rf"'{codebook}' of the checkpoint is \(32,\), expected 2 dimensions"),
+    ):
+        table = {key: tensor for key, tensor in load_file(source).items() if key != name}
+        save_file({**table, **change}, tmp_path / "odd.safetensors")
+        with pytest.raises(ArtefactError, match=said):
+            convert(tmp_path / "odd.safetensors", tmp_path / "b", image_size=32)
+    _saved(DVAE, tmp_path / "d")
+    source = export(tmp_path / "d", tmp_path / "d.safetensors", "dalle")
+    with pytest.raises(UsageError, match="image_size 30 is not a multiple"):
+        convert(source, tmp_path / "b", image_size=30)
+    with pytest.raises(ArtefactError, match=r"no tensor 'decoder\.up\.\*'"):
+        convert(source, tmp_path / "b", "janus")
+
+
 def test_weights_of_another_layout_name_the_first_differences(tmp_path: Path) -> None:
     _saved(TAMING, tmp_path / "a")
     table = load_file(export(tmp_path / "a", tmp_path / "t.safetensors", "taming"))
