@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 
 from cm3.core.artefact import require_replaceable, write_json
 from cm3.core.errors import UsageError
@@ -43,6 +44,7 @@ def train(config: VQTrainConfig, out: Path | str | None = None, provenance: Mapp
     tokenizer_config = config.resolve()
     report = ReadReport()
     pictures = read_pictures(config, tokenizer_config, run_dir, report)
+    PartialState(cpu=config.train.device == "cpu")  # the processes meet before quantizers ask whether to share their statistics
     torch.manual_seed(derive_seed(config.train.seed, "weights"))
     model = VQModel(tokenizer_config)
     task = VQTask(model, config, pictures)

@@ -31,7 +31,10 @@ def place_modules(task: TrainingTask, accelerator: Accelerator, config: TrainCon
             shard(module, accelerator.device)
         if config.compile and is_trained(module):
             module.compile()  # in place: state_dict keeps its names
-        task.modules[name] = module if sharded else accelerator.prepare(module)
+        if accelerator.num_processes > 1 and not is_trained(module):  # the wrapper refuses modules without gradients
+            task.modules[name] = module.to(accelerator.device)
+        else:
+            task.modules[name] = module if sharded else accelerator.prepare(module)
     return plain
 
 

@@ -51,6 +51,20 @@ def _task(folder: Path, tmp_path: Path, **changes: object) -> VQTask:
     return VQTask(model, config, read_pictures(config, config.resolve(), tmp_path))
 
 
+@pytest.mark.parametrize("quantizer", ["ema", "cosine"])
+def test_two_processes_share_the_statistics_of_the_codebook(
+    quantizer: str, picture_folder: Path, tmp_path: Path, on_two: Callable[[Callable[[], object]], list[int]]
+) -> None:
+    settings = TrainConfig.model_validate({"steps": 1, "device": "cpu"})
+    config = _config(picture_folder, tokenizer={**TOKENIZER, "quantizer": quantizer}, train=settings)
+    train(config, tmp_path / "alone")
+    assert on_two(lambda: train(config, tmp_path / "shared")) == [0, 0]
+    alone, shared = (vqgan.from_pretrained(tmp_path / name).model.state_dict() for name in ("alone", "shared"))
+    for name in ("cluster_size", "embed_avg"):
+        key = f"quantizer.library._codebook.{name}"
+        torch.testing.assert_close(shared[key], alone[key], atol=1e-4, rtol=1e-4)
+
+
 def test_from_pictures_to_a_tokenizer(picture_folder: Path, tmp_path: Path, block_picture: Draw) -> None:
     started = train(_config(picture_folder, steps=1), tmp_path / "start")
     trained = train(_config(picture_folder, steps=40), tmp_path / "trained")

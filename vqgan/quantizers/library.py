@@ -15,6 +15,7 @@ from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
 
 from cm3.core.runfile import RunConfig
 from cm3.core.seeding import torch_generator
+from cm3.train.processes import process_count
 from vqgan.config import VQConfig
 from vqgan.quantizers.kmeans import kmeans
 from vqgan.quantizers.nearest import most_similar_codes, nearest_codes
@@ -47,6 +48,7 @@ class LibraryQuantizer(nn.Module):
             threshold_ema_dead_code=options.restart_below,
             use_cosine_sim=cosine,
             rotation_trick=rotation_trick,
+            sync_codebook=process_count() > 1,  # the library's own question remembers its first answer
         )
 
     def forward(self, latents: Tensor) -> Quantized:
