@@ -8,6 +8,8 @@ mask) is a pure function of (seed, task, epoch, document), so resuming needs no 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -21,7 +23,7 @@ from pydantic import Field
 from cm3.core.errors import UsageError
 from cm3.core.runfile import RunConfig
 from cm3.core.seeding import numpy_generator
-from cm3.documents.document import Document, ImageSegment, Segment
+from cm3.documents.document import Document, ImageSegment, Segment, TextSegment
 from cm3.sequences.sources import Mixture
 from cm3.tokens.document_tokenizer import IMAGE_BATCH, DocumentTokenizer
 from cm3.tokens.tokenized import TokenizedDocument
@@ -86,6 +88,18 @@ class TaskSource:
         if self._loss_weight == 1.0:
             return example
         return replace(example, loss_weights=example.loss_weights * np.float32(self._loss_weight))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over the ids and texts of the documents and the lengths of their examples.
+
+        Pictures count by their documents: their codes may differ in a few places from one device to another.
+        """
+        digest = hashlib.sha256(self.lengths(0).astype(np.int64).tobytes())
+        for document in self.documents:
+            texts = [segment.text for segment in document.segments if isinstance(segment, TextSegment)]
+            digest.update(json.dumps([document.id, *texts]).encode())
+        return digest.hexdigest()
 
     def _example(self, index: int, epoch: int) -> TokenizedDocument:
         rng = numpy_generator(self._seed, type(self.task).__name__, epoch, index)

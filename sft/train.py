@@ -11,22 +11,24 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, model_validator
 
 import vqgan
-from cm3.core.artefact import require_replaceable
+from cm3.core.artefact import fingerprint, require_replaceable
 from cm3.core.errors import InputError
 from cm3.core.runfile import RunConfig, write_resolved
 from cm3.pretrain.attention import use_attention
 from cm3.pretrain.estimate import estimate_run, say_on_main_process
 from cm3.pretrain.objective import LossConfig, TokenObjective
 from cm3.pretrain.run import KIND as LANGUAGE_MODEL
-from cm3.pretrain.run import load_language_model, run_folder, save_language_model
+from cm3.pretrain.run import load_language_model, loader_and_loss, run_folder, save_language_model
 from cm3.pretrain.task import TokenTask
 from cm3.sequences.batch import Batch
 from cm3.sequences.loader import LoaderConfig, SequenceLoader, one_pass
 from cm3.sequences.objectives import ObjectiveConfig
+from cm3.sequences.sources import Mixture
 from cm3.tokens.document_tokenizer import DocumentTokenizer
 from cm3.train.config import TrainConfig
 from cm3.train.loop import train as run_loop
@@ -88,7 +90,9 @@ def train(config: SFTConfig) -> Path:
     estimate = estimate_run(model.config, loader_config, config.train, loader.plan.mean_context(), trainable_parameters(model))
     estimate.require_room()
     say_on_main_process(str(estimate))
-    task = TokenTask(TokenObjective(model, tokenizer.vocab, config.loss), loader, held_out, context=loader.plan.mean_context())
+    objective = TokenObjective(model, tokenizer.vocab, config.loss)
+    deciding = _deciding(config, mixture, loader_config)
+    task = TokenTask(objective, loader, held_out, context=loader.plan.mean_context(), settings=deciding)
     run_dir = run_folder(config.out)
     result = run_loop(task, config.train, run_dir, label="instruction tuning")
     on_main_process(lambda: write_resolved(config, run_dir))
@@ -97,6 +101,26 @@ def train(config: SFTConfig) -> Path:
     provenance = {"config": config.model_dump(mode="json")}
     save_language_model(config.out, model, tokenizer, result, provenance, {TASKS_FILE: tasks_json(tasks)})
     return config.out
+
+
+def _deciding(config: SFTConfig, mixture: Mixture, loader_config: LoaderConfig) -> dict[str, Any]:
+    """The settings that decide the result: what a run that goes on must have had from its start."""
+    entries = [
+        {
+            "task": entry.task,
+            "options": entry.make_task().model_dump(mode="json"),
+            "data": {"fingerprint": part.source.fingerprint},  # type: ignore[attr-defined]
+            **entry.model_dump(mode="json", include={"weight", "loss_weight"}),
+        }
+        for entry, part in zip(config.mixture, mixture.parts)
+    ]
+    return {
+        "model": {"fingerprint": fingerprint(config.model)},
+        "image_tokenizer": {"fingerprint": fingerprint(_image_tokenizer_path(config))},
+        "mixture": entries,
+        "lora": config.lora and config.lora.model_dump(mode="json"),
+        **loader_and_loss(loader_config, config.loss),
+    }
 
 
 def _image_tokenizer_path(config: SFTConfig) -> Path:

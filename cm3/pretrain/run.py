@@ -44,6 +44,7 @@ from cm3.train.sharding import is_sharded, whole
 
 CODEBOOK_FILE = "codebook.safetensors"
 KIND = "language_model"
+_RECORDS = {"model_type", "texts_were_masked", "use_cache"}  # fields of `CM3Config` that no forward pass reads
 NEIGHBORS_KIND, NEIGHBORS_FILE = "neighbors", "table.npy"
 
 
@@ -96,7 +97,8 @@ def pretrain(config: PretrainConfig, sample: Callable[[Vocab], Sampler] | None =
     """Train a fresh model, or go on with one, as `config` says and write it to `config.out`.
 
     sample: makes what draws pictures after every evaluation, for the vocabulary. Raises `UsageError` when the run cannot fit
-    into memory, `ArtefactError` when shards and tokenizer do not belong together, and what `cm3.train.loop.train` raises.
+    into memory or its folder holds one with other settings, `ArtefactError` when shards and tokenizer do not belong
+    together, and what `cm3.train.loop.train` raises.
     """
     artefact.require_replaceable(config.out, KIND)
     tokenizer = DocumentTokenizer.load(config.tokenizer)
@@ -117,12 +119,40 @@ def pretrain(config: PretrainConfig, sample: Callable[[Vocab], Sampler] | None =
     use_attention(model, config.model.attention, config.train)
     objective = TokenObjective(model, tokenizer.vocab, config.loss)
     sampler = sample(tokenizer.vocab) if sample is not None else None
-    task = TokenTask(objective, loader, held_out_batches(config, tokenizer.vocab), sampler, loader.plan.mean_context())
+    held_out = held_out_batches(config, tokenizer.vocab)
+    task = TokenTask(objective, loader, held_out, sampler, loader.plan.mean_context(), _deciding(config, tokenizer, model.config))
     run_dir = run_folder(config.out)
     result = train(task, config.train, run_dir, label="pretraining")
     on_main_process(lambda: write_resolved(config, run_dir))
     save_language_model(config.out, model, tokenizer, result, {"config": config.model_dump(mode="json")})
     return result
+
+
+def _deciding(config: PretrainConfig, tokenizer: DocumentTokenizer, shape: CM3Config) -> dict[str, Any]:
+    """The settings that decide the result: what a run that goes on must have had from its start."""
+    neighbors, start = config.neighbors, config.model.start
+    return {
+        "tokens": {"fingerprint": artefact.fingerprint(config.tokens)},
+        "tokenizer": {"fingerprint": tokenizer.fingerprint},
+        "neighbors": neighbors
+        and {
+            "table": {"fingerprint": artefact.fingerprint(neighbors.table)},
+            **neighbors.model_dump(mode="json", exclude={"table"}),
+        },
+        "model": {"start": start and artefact.fingerprint(start), "codebook_init": config.model.codebook_init, **sizes(shape)},
+        **loader_and_loss(config.loader, config.loss),
+    }
+
+
+def sizes(shape: CM3Config) -> dict[str, Any]:
+    """The fields of `CM3Config` that decide what a model computes."""
+    values = shape.to_dict()
+    return {name: values[name] for name in CM3Config.__annotations__ if name in values and name not in _RECORDS}
+
+
+def loader_and_loss(loader: LoaderConfig, loss: LossConfig) -> dict[str, Any]:
+    """Those of their settings that decide the result: `overlong` only says whether there is one."""
+    return {"loader": loader.model_dump(mode="json", exclude={"overlong"}), "loss": loss.model_dump(mode="json")}
 
 
 def training_documents(config: PretrainConfig, vocab: Vocab) -> Mixture:

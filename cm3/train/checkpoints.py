@@ -1,16 +1,18 @@
 """Checkpoints of a run: `RUN/checkpoints/step-00000100/`, each an artefact folder (atomic, hashed), and which of them to keep.
 
-A folder holds the tensors of `RunState` as safetensors and a `state.json` (step, seconds, configuration, torch version,
-thread and process count). No pickle. The newest one that verifies wins; a damaged one is named, skipped and left in place.
-Sharded runs write one file per process and table, and any number of processes reads them again (`cm3.train.tensor_files`).
+A folder holds the tensors of `RunState` as safetensors and a `state.json` (step, seconds, configuration, settings of the task,
+torch version, thread and process count). No pickle. The newest one that verifies wins; a damaged one is named, skipped and left
+in place. Sharded runs write one file per process and table; any number of processes reads them (`cm3.train.tensor_files`).
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import Any
 import torch
 
 from cm3.core.artefact import MANIFEST, read_json, storage_errors, sweep, verify, write_json, writing
-from cm3.core.errors import ArtefactError, StorageError
+from cm3.core.errors import ArtefactError, StorageError, UsageError
 from cm3.train.background import BackgroundWriter
 from cm3.train.config import TrainConfig
 from cm3.train.crashpoints import crash_point
@@ -29,6 +31,7 @@ from cm3.train.state import RunState, Tensors
 from cm3.train.tensor_files import Part, write_tensors
 
 KIND = "checkpoint"
+_LONGEST_SHOWN = 80  # characters of a setting in a message
 _NAME = re.compile(r"step-(\d{8,})")
 _HABITS = {"checkpoint_every", "keep_checkpoints", "eval_every", "log_every", "tensorboard", "wandb", "async_save", "peak_tflops"}
 
@@ -43,9 +46,13 @@ class Snapshot:
 
 
 class Checkpoints:
-    """The checkpoints below `run_dir`; `keep` is how many of the newest survive a save."""
+    """The checkpoints below `run_dir`; `keep` is how many of the newest survive a save.
 
-    def __init__(self, run_dir: Path, keep: int) -> None:
+    task: what the task says of itself (`cm3.train.task.DescribedTask`), empty for one that says nothing.
+    """
+
+    def __init__(self, run_dir: Path, keep: int, task: Mapping[str, Any] | None = None) -> None:
+        self.task = json.loads(json.dumps(dict(task or {})))
         self.folder = run_dir / "checkpoints"
         self.keep = keep
         self.background = BackgroundWriter()
@@ -61,7 +68,7 @@ class Checkpoints:
         With `config.async_save` a copy is written while training goes on; the call first waits for the one before. Raises
         `StorageError` when it does not fit on the disk; what stood before then still stands.
         """
-        snapshot = Snapshot(state.step, state.tables(), _describe(state, config, processes))
+        snapshot = Snapshot(state.step, state.tables(), self._describe(state, config, processes))
         if config.sharding == "full" and process_count() > 1:
             self._write_together(snapshot)
         elif config.async_save:
@@ -114,8 +121,8 @@ class Checkpoints:
     def resume(self, state: RunState, config: TrainConfig, processes: int) -> Path | None:
         """Restore `state` from the newest checkpoint that verifies; returns its path, or None when there is none at all.
 
-        Warns about damaged ones and about settings that differ. Raises `ArtefactError` when all of them are damaged or the
-        valid one is of another model.
+        Warns about damaged ones and about settings that differ. Raises `UsageError` when it was made by another task (other
+        data, losses, sizes), `ArtefactError` when all of them are damaged or the valid one is of another model.
         """
         sweep(self.folder)
         damaged = []
@@ -128,13 +135,25 @@ class Checkpoints:
             saved = read_json(path / "state.json")
             for problem in damaged:
                 warnings.warn(f"skipped a damaged checkpoint, continuing from {path.name}: {problem}", stacklevel=2)
+            _require_same_task(path, saved.get("task", {}), self.task)
             state.read(path)
-            _warn_differences(path, saved, _describe(state, config, processes))
+            _warn_differences(path, saved, self._describe(state, config, processes))
             state.step, state.seconds = int(saved["step"]), float(saved["seconds"])
             return path
         if damaged:
             raise ArtefactError(f"no checkpoint in {self.folder} is intact; remove that folder to start anew ({damaged[0]})")
         return None
+
+    def _describe(self, state: RunState, config: TrainConfig, processes: int) -> dict[str, Any]:
+        return {
+            "step": state.step,
+            "seconds": state.seconds,
+            "config": config.model_dump(mode="json"),
+            "task": self.task,
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "processes": processes,
+        }
 
     def _retire(self, step: int) -> None:
         """Remove the oldest checkpoints up to `step`, the one just written; later ones (of a damaged future) are left alone."""
@@ -147,15 +166,31 @@ class Checkpoints:
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def _describe(state: RunState, config: TrainConfig, processes: int) -> dict[str, Any]:
-    return {
-        "step": state.step,
-        "seconds": state.seconds,
-        "config": config.model_dump(mode="json"),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "processes": processes,
-    }
+def _require_same_task(path: Path, saved: Any, now: Any) -> None:
+    """Going on with other data or another loss would mix two runs, or call the old result the new one."""
+    for name, old, new in _differences(saved, now):
+        raise UsageError(
+            f"{path} was made with {name}={_shown(old)}, this run has {_shown(new)}; "
+            "restore that setting to go on, or choose another run folder (another out)"
+        )
+
+
+def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted names of what differs with both values; a key that one side lacks (an older version) is passed over."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in new:
+            if key in old:
+                yield from _differences(old[key], new[key], f"{name}.{key}" if name else key)
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for index, (before, after) in enumerate(zip(old, new)):
+            yield from _differences(before, after, f"{name}.{index}")
+    elif old != new:
+        yield name, old, new
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "…"
 
 
 def _warn_differences(path: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:

@@ -39,7 +39,7 @@ from cm3.train.schedules import learning_rate_factor
 from cm3.train.sharding import released, whole
 from cm3.train.signals import StopSignals, stop_signals
 from cm3.train.state import RunState, parameter_names, seed_globally
-from cm3.train.task import MeasuredTask, PictureTask, Shard, TrainingTask
+from cm3.train.task import DescribedTask, MeasuredTask, PictureTask, Shard, TrainingTask
 from cm3.train.update import Updater
 
 
@@ -66,6 +66,7 @@ def train(task: TrainingTask, config: TrainConfig, run_dir: Path | str, label: s
     NonFiniteError: a loss or gradient is NaN or infinite; nothing was updated, a replay file lies in `run_dir`.
     RunLockedError: another process trains in `run_dir`.
     Preempted, KeyboardInterrupt: SIGTERM, SIGINT came; the step was finished and saved, the same call continues.
+    UsageError: the checkpoints were made by another task (other data, losses, sizes); nothing in `run_dir` was changed.
     StorageError: the disk is full or not writable. ArtefactError: the checkpoints are of another model, or all damaged.
     """
     require_known_crash_point()
@@ -104,7 +105,8 @@ class _Run:
         if config.ema_decay is not None:
             ema = EMA({names[parameter]: parameter for parameter in optimizers[self.main].parameters}, config.ema_decay)
         self.state = RunState(modules, optimizers, ema)
-        self.checkpoints = Checkpoints(run_dir, config.keep_checkpoints)
+        described = task.settings() if isinstance(task, DescribedTask) else None
+        self.checkpoints = Checkpoints(run_dir, config.keep_checkpoints, described)
         agreed(lambda: self.checkpoints.resume(self.state, config, accelerator.num_processes))
         crash_point("resumed", self.state.step)
         self.log = RunLog(run_dir, self.state.step, accelerator.is_main_process, config.tensorboard, config.wandb)

@@ -10,6 +10,7 @@ Without "weight" every micro-batch counts 1.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -73,6 +74,14 @@ class PictureTask(Protocol):
 
     def pictures(self) -> dict[str, Image.Image]:
         """Name (usable as a file name) → picture."""
+
+
+@runtime_checkable
+class DescribedTask(Protocol):
+    """A task that says which of its settings decide the result: checkpoints keep them, and no other task goes on from there."""
+
+    def settings(self) -> Mapping[str, Any]:
+        """Setting → JSON value, nested as in a run file; data as fingerprints, so that it may be moved."""
 
 
 @runtime_checkable

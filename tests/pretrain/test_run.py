@@ -115,6 +115,26 @@ def test_a_model_with_another_tokenizer_is_not_trained_on(parts: dict[str, str],
         pretrain(run)
 
 
+def test_another_task_does_not_go_on_in_a_run_folder(parts: dict[str, str], tmp_path: Path) -> None:
+    out, steps = Path(parts["out"]), ("train.steps=2",)
+    pretrain(config(parts, *steps))
+    watched = [out / "manifest.json", run_folder(out) / "run.json"]
+    before = [path.read_bytes() for path in watched]
+    for setting, named in {
+        f"tokens={parts['held_out']}": "tokens.fingerprint=",
+        "loader.objective.name=causal": r'loader.objective.name="cm3", this run has "causal"',
+        "loader.batch_size=2": "loader.batch_size=4, this run has 2",
+        "loss.image_weight=3": r"loss.image_weight=1.0, this run has 3.0",
+        "model.overrides={hidden_size = 64}": "model.hidden_size=32, this run has 64",
+        "model.codebook_init=false": "model.codebook_init=true",
+    }.items():
+        with pytest.raises(UsageError, match=f"step-00000002 was made with {named}"):
+            pretrain(config(parts, *steps, setting))
+    assert [path.read_bytes() for path in watched] == before
+    moved = {name: str(Path(path).rename(tmp_path / f"moved-{name}")) for name, path in parts.items() if name != "out"}
+    assert pretrain(config(parts | moved, *steps, "train.log_every=1", "loader.overlong=skip")).step == 2
+
+
 def test_averaged_weights_are_what_is_written(parts: dict[str, str]) -> None:
     result = pretrain(config(parts, "train.steps=4", "train.ema_decay=0.9"))
     model, _ = load_language_model(Path(parts["out"]))

@@ -87,6 +87,19 @@ def test_a_finished_run_is_not_run_again(config):
     assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values()))
 
 
+def test_another_mixture_does_not_go_on_in_a_run_folder(config, data):
+    config = config.model_copy(update={"train": config.train.model_copy(update={"steps": 2})})
+    manifest = train(config) / "manifest.json"
+    before = manifest.read_bytes()
+    heavier = config.mixture[0].model_copy(update={"weight": 2.0})
+    with pytest.raises(UsageError, match=r"step-00000002 was made with mixture\.0\.weight=1\.0, this run has 2\.0"):
+        train(config.model_copy(update={"mixture": (heavier, config.mixture[1])}))
+    data.write_text(data.read_text().replace("three", "two"))
+    with pytest.raises(UsageError, match=r"was made with mixture\.0\.data\.fingerprint="):
+        train(config)
+    assert manifest.read_bytes() == before
+
+
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
 def test_adapters_alone_are_trained_and_added(config, tmp_path):
     peft = pytest.importorskip("peft")

@@ -116,6 +116,36 @@ def test_changed_settings_are_named(tmp_path, settings, train_quietly, tiny_task
         train_quietly(tiny_task(), settings(steps=4, seed=5, log_every=1), tmp_path)
 
 
+@pytest.mark.parametrize("steps", [3, 6])  # of a finished run, and of one that would go on
+def test_another_task_does_not_go_on(tmp_path, settings, train_quietly, tiny_task, steps):
+    def described(**changes):
+        task = tiny_task()
+        task.settings = lambda: {"data": {"fingerprint": "ab"}, "loss": {"weights": (1, 2)}, "mask": None} | changes
+        return task
+
+    def content():
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and "lock" not in path.name}
+
+    train_quietly(described(), settings(steps=3), tmp_path)
+    before = content()
+    with pytest.raises(UsageError, match=r'step-00000003 was made with data.fingerprint="ab", this run has "cd"; restore'):
+        train_quietly(described(data={"fingerprint": "cd"}), settings(steps=steps), tmp_path)
+    with pytest.raises(UsageError, match=r"made with loss\.weights\.1=2, this run has 3; .* another run folder"):
+        train_quietly(described(loss={"weights": [1, 3]}), settings(steps=steps), tmp_path)
+    with pytest.raises(UsageError, match=r'made with mask=null, this run has {"rate": 1}'):
+        train_quietly(described(mask={"rate": 1}), settings(steps=steps), tmp_path)
+    assert content() == before
+    result = train_quietly(described(newer=1), settings(steps=3), tmp_path)  # a setting that the older run did not know
+    assert result.step == 3
+
+
+def test_checkpoints_that_do_not_describe_their_task_go_on(tmp_path, settings, train_quietly, tiny_task):
+    train_quietly(tiny_task(), settings(steps=3), tmp_path)
+    task = tiny_task()
+    task.settings = lambda: {"data": 1}
+    assert train_quietly(task, settings(steps=3), tmp_path).step == 3
+
+
 def test_another_thread_count_is_named(tmp_path, settings, train_quietly, tiny_task, monkeypatch):
     train_quietly(tiny_task(), settings(steps=3), tmp_path)
     threads = read_json(tmp_path / "checkpoints" / "step-00000003" / "state.json")["threads"]
