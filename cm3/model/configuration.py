@@ -9,6 +9,9 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from cm3.core.registry import nearest
+from cm3.model.attention_patterns import PATTERNS
+
 
 @strict
 class CM3Config(PreTrainedConfig):
@@ -27,7 +30,8 @@ class CM3Config(PreTrainedConfig):
         qk_norm_eps.
         activation: "swiglu", "relu", "gelu" or "silu" (the last three without a gate).
         attention_pattern: which positions may see which, a name in `attention_patterns.PATTERNS`.
-        dropout: after each residual branch; attention_dropout: on the attention weights; attention_bias: on q, k, v, o.
+        dropout: on the embeddings and after each residual branch; attention_dropout: on the attention weights;
+        attention_bias: on q, k, v, o.
     Initialization
         initializer_range: standard deviation of every matrix; initializer_cutoff: truncate at so many standard
         deviations (None: plain normal); residual_init_scale: factor on the matrices that write into the residual
@@ -101,6 +105,9 @@ class CM3Config(PreTrainedConfig):
             raise ValueError(f"rotary positions rotate pairs: head_dim must be even, got {self.head_dim}")
         if (self.grid_shape is not None and len(self.grid_shape) != 2) or (self.grid_embedding and self.grid_shape is None):
             raise ValueError(f"grid_shape must be (h, w), and grid_embedding needs one; got {self.grid_shape}")
+        if self.attention_pattern not in PATTERNS:
+            known = nearest(self.attention_pattern, list(PATTERNS))
+            raise ValueError(f"unknown attention_pattern {self.attention_pattern!r}; {known}")
         if not 0.0 <= self.dropout < 1.0 or not 0.0 <= self.attention_dropout < 1.0:
             raise ValueError(f"dropout rates lie in [0, 1), got {self.dropout} and {self.attention_dropout}")
 

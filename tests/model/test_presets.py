@@ -58,6 +58,7 @@ def test_unknown_names_are_refused() -> None:
         ({"num_attention_heads": 4, "num_key_value_heads": 3}, "not a multiple"),
         ({"hidden_size": 12, "num_attention_heads": 4}, "must be even"),
         ({"grid_embedding": True}, "grid_shape"),
+        ({"attention_pattern": "casual"}, r"unknown attention_pattern 'casual'.*causal"),
         ({"dropout": 1.0}, r"\[0, 1\)"),
         ({"norm": "batchnorm"}, "norm"),
         ({"vocab_size": "many"}, "vocab_size"),

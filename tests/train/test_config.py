@@ -28,6 +28,9 @@ def test_a_run_file_with_overrides(tmp_path):
         ("betas=[0.9, 1.0]", "betas must lie in"),
         ("ema_decay=1.0", "less than 1"),
         ("clip_norm=-1", "greater than 0"),
+        ("clip_norm=inf", "finite number"),
+        ("learning_rate=inf", "finite number"),
+        ("betas=[nan, 0.9]", "finite number"),
     ],
 )
 def test_mistakes_are_explained(override, message):
