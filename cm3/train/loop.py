@@ -63,7 +63,7 @@ def train(task: TrainingTask, config: TrainConfig, run_dir: Path | str, label: s
 
     Raises
     ------
-    NonFiniteError: a loss or gradient is NaN or infinite; nothing was updated, a replay file lies in `run_dir`.
+    NonFiniteError: a loss or gradient is NaN or infinite; nothing was updated from it, a replay file lies in `run_dir`.
     RunLockedError: another process trains in `run_dir`.
     Preempted, KeyboardInterrupt: SIGTERM, SIGINT came; the step was finished and saved, the same call continues.
     UsageError: the checkpoints were made by another task (other data, losses, sizes); nothing in `run_dir` was changed.
@@ -125,6 +125,7 @@ class _Run:
         crash_point("batch-ready", step)
         factor = learning_rate_factor(config, step)
         shown: dict[str, float] = {}
+        updated: list[str] = []
         for name, optimizer in self.state.optimizers.items():
             prefix = "" if name == self.main else f"{name}/"
             optimizer.set_learning_rate(factor)
@@ -133,8 +134,9 @@ class _Run:
                 continue
             crash_point("gradients-ready", step)
             if not measured.finite:
-                raise nonfinite_error(self.run_dir, self.state, optimizer, measured, batches, config.seed)
+                raise nonfinite_error(self.run_dir, self.state, optimizer, measured, batches, config.seed, updated)
             self.updater.apply(optimizer, measured, config.clip_norm)
+            updated.append(name)
             self.meter.add({"gradient_norm": measured.gradient_norm, "learning_rate": config.learning_rate * factor}, 1.0, prefix)
             shown[f"{prefix}loss"] = measured.loss
         crash_point("updated", step)

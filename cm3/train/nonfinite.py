@@ -1,7 +1,7 @@
 """What is left behind when a loss or gradient is not finite: `RUN/nonfinite-step-XXXXXXXX.json`, enough to see it again.
 
-The parameters are those from before the update. No checkpoint is written: buffers that a forward pass changes (codebook
-averages, for example) may already hold the bad numbers. Resuming from the newest checkpoint meets the same batch again.
+The parameters of that optimizer are those from before the update. No checkpoint is written: buffers that a forward pass changes
+(codebook averages, for example) may already hold the bad numbers. Resuming from the newest checkpoint meets the same batch again.
 """
 
 from __future__ import annotations
@@ -26,9 +26,18 @@ from cm3.train.update import Measured
 
 
 def nonfinite_error(
-    run_dir: Path, state: RunState, optimizer: NamedOptimizer, measured: Measured, shards: Mapping[Shard, Any], seed: int
+    run_dir: Path,
+    state: RunState,
+    optimizer: NamedOptimizer,
+    measured: Measured,
+    shards: Mapping[Shard, Any],
+    seed: int,
+    updated: Sequence[str] = (),
 ) -> NonFiniteError:
-    """Write the replay file and return the error to raise. `shards` are this process's batches of the step."""
+    """Write the replay file and return the error to raise.
+
+    shards: this process's batches of the step; updated: the optimizers that made their update of this step before.
+    """
     rank = "" if is_main_process() else f"-process-{next(iter(shards)).index}"
     path = run_dir / f"nonfinite-step-{state.step:08d}{rank}.json"
     bad = [state.names[p] for p in optimizer.parameters if p.grad is not None and not torch.isfinite(local(p.grad)).all()]
@@ -36,6 +45,7 @@ def nonfinite_error(
         "step": state.step,
         "seed": seed,
         "optimizer": optimizer.name,
+        "updated_before": list(updated),
         "loss": str(measured.loss),
         "gradient_norm": str(measured.gradient_norm),
         "parameters_with_bad_gradients": bad,
@@ -46,9 +56,11 @@ def nonfinite_error(
     }
     write_json(path, replay)
     what = "loss" if measured.loss != measured.loss or abs(measured.loss) == float("inf") else "gradient norm"
+    others = " and ".join(repr(name) for name in updated)
+    done = f"{others} had made the update of this step already, {optimizer.name!r} has not" if updated else "nothing was updated"
     return NonFiniteError(
         f"the {what} of {optimizer.name!r} is not finite in step {state.step} (loss {measured.loss}, gradient norm "
-        f"{measured.gradient_norm}); nothing was updated, see {path}; lower the learning rate or look at that batch"
+        f"{measured.gradient_norm}); {done}, see {path}; lower the learning rate or look at that batch"
     )
 
 

@@ -30,7 +30,10 @@ def poisoned_task(tiny_task):
 
 def test_nothing_is_updated_and_the_replay_file_names_the_batch(poisoned_task, tmp_path, settings, train_quietly):
     task = poisoned_task()
-    with pytest.raises(NonFiniteError, match=r"loss of 'model' is not finite in step 3 .*nonfinite-step-00000003.json"):
+    with pytest.raises(
+        NonFiniteError,
+        match=r"loss of 'model' is not finite in step 3 .*; nothing was updated, see .*nonfinite-step-00000003.json",
+    ):
         train_quietly(task, settings(accumulation_steps=2, seed=11), tmp_path)
     assert all(torch.equal(mine, old) for mine, old in zip(task.modules["model"].parameters(), task.before))
     replay = json.loads((tmp_path / "nonfinite-step-00000003.json").read_text())
@@ -38,6 +41,19 @@ def test_nothing_is_updated_and_the_replay_file_names_the_batch(poisoned_task, t
     assert [(entry["index"], entry["finite"]) for entry in replay["batches"]] == [(0, False), (1, True)]
     assert "model/0.weight" in replay["parameters_with_bad_gradients"]
     assert [entry.name for entry in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]  # none of step 4
+
+
+def test_what_was_updated_before_is_said(adversarial_task, tmp_path, settings, train_quietly):
+    class Poisoned(adversarial_task):
+        def loss(self, name, batch, step):
+            loss, metrics = super().loss(name, batch, step)
+            return (loss * math.nan if name == "judge" and step == 3 else loss), metrics
+
+    with pytest.raises(
+        NonFiniteError, match=r"'judge' .* 'model' had made the update of this step already, 'judge' has not, see"
+    ):
+        train_quietly(Poisoned(), settings(), tmp_path)
+    assert json.loads((tmp_path / "nonfinite-step-00000003.json").read_text())["updated_before"] == ["model"]
 
 
 def test_resuming_meets_the_same_batch_again(poisoned_task, tmp_path, settings, train_quietly):
