@@ -17,11 +17,16 @@ Attention = Literal["auto", "sdpa", "sdpa_by_document", "flex_attention", "eager
 
 
 def use_attention(model: CM3ForCausalLM, asked: Attention, config: TrainConfig) -> None:
-    """Set the back end of `model`; "auto" follows the device, and whether the model is compiled."""
-    if asked == "auto":
-        on_gpu = torch.cuda.is_available() and config.device != "cpu"
-        asked = "flex_attention" if on_gpu else "sdpa" if config.compile else "sdpa_by_document"
-    model.set_attn_implementation(asked)
+    """Set the back end of `model`."""
+    model.set_attn_implementation(back_end(asked, config))
+
+
+def back_end(asked: Attention, config: TrainConfig) -> Attention:
+    """The back end that `asked` means; "auto" follows the device, and whether the model is compiled."""
+    if asked != "auto":
+        return asked
+    on_gpu = torch.cuda.is_available() and config.device != "cpu"
+    return "flex_attention" if on_gpu else "sdpa" if config.compile else "sdpa_by_document"
 
 
 @contextmanager

@@ -1,9 +1,10 @@
 """What a run will need, before its first step: memory per process and time; and a refusal that says what to change.
 
 By arithmetic on the configuration (`cm3.model.counting`), so nothing has to fit into memory to find out that it does not.
-Memory: weights, gradients, optimizer states, averages, the copy of an asynchronous save, stored activations, the attention mask
-and a chunk of logits. Time: operations over the speed of a matrix product measured now, at the share of it that training
-usually reaches; an order of magnitude to plan by, no promise.
+Memory: weights, gradients, optimizer states, averages, the copy of an asynchronous save, stored activations, a chunk of logits
+and the gradient that the loss holds; with the back end "sdpa" the mask over whole rows, with "eager" the scores too. Time:
+operations over the speed of a matrix product measured now, at the share of it that training usually reaches; an order of
+magnitude to plan by, no promise.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from cm3.core.errors import UsageError
 from cm3.model import CM3Config
 from cm3.model.counting import count_parameters, flops_per_token, training_memory
+from cm3.pretrain.attention import Attention, back_end
 from cm3.pretrain.losses import chunk_rows
 from cm3.sequences.loader import LoaderConfig
 from cm3.train.config import TrainConfig
@@ -32,8 +34,9 @@ _USABLE_SHARE = 0.95
 
 @dataclass(frozen=True)
 class RunEstimate:
-    """What one process needs: `state_bytes` (weights, gradients, optimizer, averages), `step_bytes` (activations, mask, logits);
-    `available_bytes` there are; `tokens` and `flops` of the whole run, `seconds` for it; `remedy` if memory is short."""
+    """What one process needs: `state_bytes` (weights, gradients, optimizer, averages), `step_bytes` (activations, mask, logits
+    and their gradient); `available_bytes` there are; `tokens` and `flops` of the whole run, `seconds` for it; `remedy` if memory
+    is short."""
 
     parameters: int
     state_bytes: int
@@ -71,11 +74,17 @@ class RunEstimate:
 
 
 def estimate_run(
-    model: CM3Config, loader: LoaderConfig, config: TrainConfig, context: float | None = None, trained: int | None = None
+    model: CM3Config,
+    loader: LoaderConfig,
+    config: TrainConfig,
+    context: float | None = None,
+    trained: int | None = None,
+    attention: Attention = "auto",
 ) -> RunEstimate:
     """The estimate for training `model` as `loader` and `config` say.
 
-    context: mean length of the document around a token; trained: how many numbers change (None: all of the model).
+    context: mean length of the document around a token; trained: how many numbers change (None: all of the model);
+    attention: the back end that was asked for.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     device = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
@@ -84,12 +93,12 @@ def estimate_run(
     return RunEstimate(
         parameters=count_parameters(model).total,
         state_bytes=state_bytes(model, config, processes, trained),
-        step_bytes=step_bytes(model, loader, config, device),
+        step_bytes=step_bytes(model, loader, config, device, trained, attention),
         available_bytes=available_memory(device),
         tokens=tokens,
         flops=flops,
         seconds=flops / processes / (EXPECTED_SHARE * matrix_speed(device, autocast_dtype(config.precision, device))),
-        remedy=lambda: _remedy(model, loader, config, processes, device, trained),
+        remedy=lambda: _remedy(model, loader, config, processes, device, trained, attention),
     )
 
 
@@ -109,8 +118,16 @@ def state_bytes(model: CM3Config, config: TrainConfig, processes: int, trained: 
     return 4 * copies + (4 * changing if processes > 1 else 0)  # the buckets of the exchange
 
 
-def step_bytes(model: CM3Config, loader: LoaderConfig, config: TrainConfig, device: torch.device) -> int:
-    """What a micro-batch adds: activations, on a CPU those of attention once more by document, one chunk of logits."""
+def step_bytes(
+    model: CM3Config,
+    loader: LoaderConfig,
+    config: TrainConfig,
+    device: torch.device,
+    trained: int | None = None,
+    attention: Attention = "auto",
+) -> int:
+    """What a micro-batch adds: activations, on a CPU those of attention once more by document, what the back end keeps of whole
+    rows, one chunk of logits and, when the output embedding is trained (`trained` None), its gradient in fp32."""
     bytes_per_number = 4 if autocast_dtype(config.precision, device) is None else 2
     tokens = loader.batch_size * loader.row_length
     kept = training_memory(model, tokens, bytes_per_number, checkpointing=config.activation_checkpointing).activations
@@ -118,7 +135,16 @@ def step_bytes(model: CM3Config, loader: LoaderConfig, config: TrainConfig, devi
         kept += training_memory(model, tokens, bytes_per_number).activations // model.num_hidden_layers
     if device.type == "cpu":  # queries, keys, values and results in fp32
         kept += 4 * 4 * tokens * model.hidden_size * (1 if config.activation_checkpointing else model.num_hidden_layers)
-    return kept + 3 * 4 * model.vocab_size * chunk_rows(model.vocab_size, device)
+    kept += _row_squares(model, config, back_end(attention, config)) * loader.batch_size * loader.row_length**2
+    gradient = 4 * model.vocab_size * model.hidden_size if trained is None else 0
+    return kept + gradient + 3 * 4 * model.vocab_size * chunk_rows(model.vocab_size, device)
+
+
+def _row_squares(model: CM3Config, config: TrainConfig, attention: Attention) -> int:
+    """Bytes per pair of places in a row: the mask in fp32, and with "eager" the scores and weights of every head."""
+    if attention == "eager":
+        return 4 + 2 * 4 * model.num_attention_heads * (1 if config.activation_checkpointing else model.num_hidden_layers)
+    return 4 if attention == "sdpa" else 0
 
 
 def available_memory(device: torch.device) -> int:
@@ -154,14 +180,21 @@ def say_on_main_process(line: str) -> None:
 
 
 def _remedy(
-    model: CM3Config, loader: LoaderConfig, config: TrainConfig, processes: int, device: torch.device, trained: int | None
+    model: CM3Config,
+    loader: LoaderConfig,
+    config: TrainConfig,
+    processes: int,
+    device: torch.device,
+    trained: int | None,
+    attention: Attention,
 ) -> str:
     """The smallest change that makes the run fit, in words."""
     room = _USABLE_SHARE * available_memory(device)
 
     def fits(batch_size: int, **changes: object) -> bool:
         changed, smaller = config.model_copy(update=changes), loader.model_copy(update={"batch_size": batch_size})
-        return state_bytes(model, changed, processes, trained) + step_bytes(model, smaller, changed, device) <= room
+        step = step_bytes(model, smaller, changed, device, trained, attention)
+        return state_bytes(model, changed, processes, trained) + step <= room
 
     size = loader.batch_size
     options: list[tuple[str, dict[str, object]]] = [("", {})]

@@ -1,8 +1,9 @@
 """Token losses: cross-entropy over the whole vocabulary without ever holding the logits of a whole batch.
 
 Hidden states (N, D) of the tokens that count, the output embedding (V, D), targets and weights go in; the weighted mean
-loss and every token's own loss come out. Logits are made a chunk of rows at a time, in fp32, and their gradient is formed
-at once, so the peak memory is one chunk's logits instead of N · V (the idea of cut cross-entropy, arXiv 2411.09009).
+loss and every token's own loss come out. Logits are made a chunk of rows at a time: the product in the dtype of autocast (in bf16
+there, in fp32 without), what follows in fp32. Their gradient is formed at once, so the peak memory is one chunk's logits instead
+of N · V (the idea of cut cross-entropy, arXiv 2411.09009); the fp32 gradient of the embedding is held until the backward pass.
 The z-loss is Chameleon's (arXiv 2405.09818 section 2.3): z_weight · log² Z per token.
 """
 

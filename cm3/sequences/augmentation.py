@@ -4,7 +4,8 @@
 
 A budgeter drops whole neighbors, never half a picture. Laws of how many: "cm3leon" picks three of the retrieved
 documents at random (arXiv:2309.02591), "ra_cm3" the nearest K with K uniform in {0, 1, 2} (arXiv:2211.12561), "all"
-takes every one. The loss weight of the neighbors' tokens is 1 in the former and 0.1 in the latter.
+takes every one. The neighbors' tokens weigh 1 in the former paper and 0.1 in the latter; `neighbor_weight` is 1 for
+every law unless it is set.
 """
 
 from __future__ import annotations

@@ -51,6 +51,17 @@ def test_tokens_operations_and_state_by_hand(monkeypatch):
     assert shares[1] < 0.5 * shares[0]
 
 
+def test_what_a_step_holds_beside_activations():
+    cpu, loader = torch.device("cpu"), LoaderConfig(row_length=128, batch_size=4)
+    full, adapters = (module.step_bytes(SMALL, loader, CPU, cpu, trained) for trained in (None, 1000))
+    assert full - adapters == 4 * 500 * 128  # the fp32 gradient of the output embedding
+    masked, scored = (module.step_bytes(SMALL, loader, CPU, cpu, attention=name) for name in ("sdpa", "eager"))
+    assert masked - full == 4 * 4 * 128**2
+    assert scored - masked == 2 * 4 * 4 * 4 * 4 * 128**2  # scores and weights, fp32, heads, layers, rows
+    compiled = CPU.model_copy(update={"compile": True})  # "auto" is then "sdpa"
+    assert module.step_bytes(SMALL, loader, compiled, cpu) == masked
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_state_is_what_a_step_leaves(optimizer):
     config = TrainConfig(optimizer=optimizer, device="cpu")
