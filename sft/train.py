@@ -23,10 +23,17 @@ from cm3.pretrain.attention import use_attention
 from cm3.pretrain.estimate import estimate_run, say_on_main_process
 from cm3.pretrain.objective import LossConfig, TokenObjective
 from cm3.pretrain.run import KIND as LANGUAGE_MODEL
-from cm3.pretrain.run import load_language_model, loader_and_loss, run_folder, save_language_model
+from cm3.pretrain.run import (
+    evaluation_batches,
+    load_language_model,
+    loader_and_loss,
+    run_folder,
+    save_language_model,
+    say_skipped,
+)
 from cm3.pretrain.task import TokenTask
 from cm3.sequences.batch import Batch
-from cm3.sequences.loader import LoaderConfig, SequenceLoader, one_pass
+from cm3.sequences.loader import LoaderConfig, SequenceLoader
 from cm3.sequences.objectives import ObjectiveConfig
 from cm3.sequences.sources import Mixture
 from cm3.tokens.document_tokenizer import DocumentTokenizer
@@ -84,6 +91,7 @@ def train(config: SFTConfig) -> Path:
     seed = config.train.seed
     mixture = make_mixture(config.mixture, tokenizer, seed, loader_config.row_length)
     loader = SequenceLoader(mixture, tokenizer.vocab, loader_config, seed)
+    say_skipped(loader.skipped, "examples", loader_config)
     held_out = _held_out_batches(config, tokenizer, loader_config)
     use_attention(model, "auto", config.train)
     adapted = None if config.lora is None else add_adapters(model, config.lora, seed)
@@ -132,8 +140,7 @@ def _image_tokenizer_path(config: SFTConfig) -> Path:
 
 def _held_out_batches(config: SFTConfig, tokenizer: DocumentTokenizer, loader_config: LoaderConfig) -> list[Batch]:
     examples = held_out_examples(config.mixture, tokenizer, config.train.seed, config.held_out_documents)
-    fitting = [example for example in examples if len(example) <= loader_config.row_length]
-    return list(one_pass(fitting, tokenizer.vocab, loader_config)) if fitting else []
+    return evaluation_batches(examples, tokenizer.vocab, loader_config)
 
 
 def main() -> None:

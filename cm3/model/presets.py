@@ -19,6 +19,7 @@ from cm3.model.configuration import CM3Config
 from cm3.model.modeling import CM3ForCausalLM
 
 _CM3LEON = {
+    "grid_embedding": False,
     "vocab_size": 65536,
     "max_position_embeddings": 4096,
     "position_embedding": "learned",
@@ -32,6 +33,7 @@ _CM3LEON = {
     "grid_shape": (32, 32),
 }
 _CHAMELEON = {
+    "grid_embedding": False,
     "vocab_size": 65536,
     "max_position_embeddings": 4096,
     "position_embedding": "rotary",

@@ -14,18 +14,18 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors.torch import load_file
 from torch import Tensor
 
 from cm3.core import artefact
-from cm3.core.errors import ArtefactError, UsageError
+from cm3.core.errors import ArtefactError, InputError, UsageError
 from cm3.core.runfile import RunConfig, write_resolved
 from cm3.core.seeding import torch_generator
 from cm3.core.storage import sibling
 from cm3.model import CM3Config, CM3ForCausalLM
 from cm3.model.embedding_init import project_codebook, set_image_embeddings
-from cm3.model.presets import create_model, preset
+from cm3.model.presets import PRESETS, create_model, preset
 from cm3.pretrain.attention import Attention, use_attention
 from cm3.pretrain.estimate import estimate_run, say_on_main_process
 from cm3.pretrain.objective import LossConfig, TokenObjective
@@ -36,7 +36,7 @@ from cm3.sequences.loader import LoaderConfig, SequenceLoader, one_pass
 from cm3.sequences.objectives import ObjectiveConfig
 from cm3.sequences.shards import TokenShards
 from cm3.sequences.sources import Mixture
-from cm3.tokens import DocumentTokenizer, Vocab
+from cm3.tokens import DocumentTokenizer, TokenizedDocument, Vocab
 from cm3.train.config import TrainConfig
 from cm3.train.loop import TrainResult, train
 from cm3.train.processes import on_main_process
@@ -92,6 +92,16 @@ class PretrainConfig(RunConfig):
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
 
+    @model_validator(mode="after")
+    def _neighbors_fit_a_row(self) -> PretrainConfig:
+        longest = 0 if self.neighbors is None else self.neighbors.augmentation.max_length
+        if longest > self.loader.row_length:
+            raise ValueError(
+                f"neighbors.augmentation.max_length={longest} is more than loader.row_length={self.loader.row_length}; "
+                "lower it (leave room for three tokens per masked span) or use longer rows"
+            )
+        return self
+
 
 def pretrain(config: PretrainConfig, sample: Callable[[Vocab], Sampler] | None = None) -> TrainResult:
     """Train a fresh model, or go on with one, as `config` says and write it to `config.out`.
@@ -103,13 +113,15 @@ def pretrain(config: PretrainConfig, sample: Callable[[Vocab], Sampler] | None =
     artefact.require_replaceable(config.out, KIND)
     tokenizer = DocumentTokenizer.load(config.tokenizer)
     loader = SequenceLoader(training_documents(config, tokenizer.vocab), tokenizer.vocab, config.loader, config.train.seed)
+    say_skipped(loader.plan.streams[0].skipped, "documents", config.loader)
     shape = model_config(config.model, tokenizer.vocab) if config.model.start is None else _shape_of(config.model.start)
     if config.loader.row_length > shape.max_position_embeddings:
         raise UsageError(
             f"loader.row_length={config.loader.row_length} is more than the model's max_position_embeddings="
             f"{shape.max_position_embeddings}; use shorter rows or set it in model.overrides"
         )
-    estimate = estimate_run(shape, config.loader, config.train, loader.plan.mean_context())
+    context = loader.plan.mean_context()
+    estimate = estimate_run(shape, config.loader, config.train, context, attention=config.model.attention)
     estimate.require_room()
     say_on_main_process(str(estimate))
     model = _starting_model(config, tokenizer)
@@ -120,7 +132,7 @@ def pretrain(config: PretrainConfig, sample: Callable[[Vocab], Sampler] | None =
     objective = TokenObjective(model, tokenizer.vocab, config.loss)
     sampler = sample(tokenizer.vocab) if sample is not None else None
     held_out = held_out_batches(config, tokenizer.vocab)
-    task = TokenTask(objective, loader, held_out, sampler, loader.plan.mean_context(), _deciding(config, tokenizer, model.config))
+    task = TokenTask(objective, loader, held_out, sampler, context, _deciding(config, tokenizer, model.config))
     run_dir = run_folder(config.out)
     result = train(task, config.train, run_dir, label="pretraining")
     on_main_process(lambda: write_resolved(config, run_dir))
@@ -212,7 +224,7 @@ def model_config(section: ModelSection, vocab: Vocab) -> CM3Config:
     fitting = {
         "vocab_size": vocab.size,
         "grid_shape": vocab.grid_shape,
-        "grid_embedding": True,
+        "grid_embedding": PRESETS.get(section.preset, {}).get("grid_embedding", True),  # published models stay as they are
         "image_start": vocab.image_start,
         "image_stop": vocab.image_stop,
         "pad_token_id": vocab.pad_id,
@@ -226,13 +238,36 @@ def model_config(section: ModelSection, vocab: Vocab) -> CM3Config:
 
 
 def held_out_batches(config: PretrainConfig, vocab: Vocab) -> list[Batch]:
-    """The held-out documents as batches, in plain order (no objective): bits per token are then those of the documents."""
+    """The held-out documents as batches (see `evaluation_batches`)."""
     if config.held_out is None:
         return []
     shards = TokenShards(config.held_out, vocab)
     documents = [shards[index] for index in range(min(len(shards), config.held_out_documents))]
-    plain = config.loader.model_copy(update={"objective": ObjectiveConfig(name="causal")})
-    return list(one_pass(documents, vocab, plain))
+    return evaluation_batches(documents, vocab, config.loader)
+
+
+def evaluation_batches(documents: Sequence[TokenizedDocument], vocab: Vocab, config: LoaderConfig) -> list[Batch]:
+    """Held-out documents in plain order (no objective): bits per token are then those of the documents.
+
+    Those longer than a row are left out or raise `InputError`, as `config.overlong` says, like documents to train on.
+    """
+    fitting = [document for document in documents if len(document) <= config.row_length]
+    skipped = len(documents) - len(fitting)
+    if skipped and config.overlong == "refuse":
+        raise InputError(
+            f"{skipped} held-out documents are longer than row_length={config.row_length} (the longest has "
+            f"{max(map(len, documents))} tokens); use longer rows, or overlong='skip' to leave them out"
+        )
+    say_skipped(skipped, "held-out documents", config)
+    return list(one_pass(fitting, vocab, config.model_copy(update={"objective": ObjectiveConfig(name="causal")})))
+
+
+def say_skipped(count: int, what: str, config: LoaderConfig) -> None:
+    """Say how many documents are left out, if there are any."""
+    if count:
+        say_on_main_process(
+            f"{count} {what} are longer than loader.row_length={config.row_length} and left out (loader.overlong=skip)"
+        )
 
 
 def save_language_model(

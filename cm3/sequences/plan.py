@@ -65,7 +65,8 @@ class DocumentStream:
         order = self.usable[numpy_generator(self._seed, "order", *keys).permutation(len(self.usable))]
         counts = self.objective.counts(len(self.source), numpy_generator(self._seed, "counts", *keys), self.config)
         lengths = self.source.lengths(epoch)
-        fitting = np.minimum(counts, (self._row_length - lengths) // TOKENS_PER_SPAN)[order]
+        room = np.maximum(0, self._row_length - lengths) // TOKENS_PER_SPAN
+        fitting = np.minimum(counts, room)[order]
         return np.stack([order, fitting, lengths[order] + TOKENS_PER_SPAN * fitting], axis=1)
 
 

@@ -14,20 +14,23 @@ from transformers import AutoModelForCausalLM
 
 import cm3.model  # noqa: F401  (registers the model with transformers)
 from cm3.core import artefact
-from cm3.core.errors import ArtefactError, UsageError
+from cm3.core.errors import ArtefactError, InputError, UsageError
 from cm3.core.runfile import load_run
 from cm3.core.seeding import numpy_generator
 from cm3.documents.document import Document, ImageSegment, TextSegment
 from cm3.model import CM3ForCausalLM
+from cm3.model.presets import PRESETS
 from cm3.pretrain import estimate
 from cm3.pretrain.run import (
     CODEBOOK_FILE,
     NEIGHBORS_FILE,
     NEIGHBORS_KIND,
+    ModelSection,
     PretrainConfig,
     build_model,
     load_language_model,
     loss_curve,
+    model_config,
     pretrain,
     run_folder,
 )
@@ -165,6 +168,30 @@ def test_neighbors_are_used_and_must_fit(parts: dict[str, str], tmp_path: Path) 
         pretrain(config(parts, f"neighbors.table={tmp_path / 'short'}", *settings))
 
 
+def test_published_presets_stay_as_published(parts: dict[str, str]) -> None:
+    vocab = DocumentTokenizer.load(Path(parts["tokenizer"])).vocab
+    grids = {name: model_config(ModelSection(preset=name), vocab).grid_embedding for name in PRESETS}
+    assert grids == {name: name == "tiny" for name in PRESETS}
+    for name, wanted in (("tiny", False), ("cm3leon-350m", True)):
+        assert model_config(ModelSection(preset=name, overrides={"grid_embedding": wanted}), vocab).grid_embedding is wanted
+
+
+def test_documents_that_are_left_out_are_counted(parts: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer = DocumentTokenizer.load(Path(parts["tokenizer"]))
+    long = Document("long", (TextSegment("all red " * 40),))
+    for name, count in (("tokens", 3), ("held_out", 1)):
+        write_shards(tokenizer.encode_many([*documents(16, 0), *[long] * count]), Path(parts[name]), tokenizer.vocab)
+    with pytest.raises(InputError, match=r"3 documents are longer than row_length=64"):
+        pretrain(config(parts))
+    pretrain(config(parts, "train.steps=1", "loader.overlong=skip"))
+    shown = capsys.readouterr().err
+    assert "3 documents are longer than loader.row_length=64 and left out" in shown
+    assert "1 held-out documents are longer than loader.row_length=64 and left out" in shown
+    write_shards(tokenizer.encode_many(documents(16, 0)), Path(parts["tokens"]), tokenizer.vocab)
+    with pytest.raises(InputError, match=r"1 held-out documents are longer than row_length=64 \(the longest has"):
+        pretrain(config(parts))
+
+
 def test_shards_of_another_vocabulary_are_refused(parts: dict[str, str], tmp_path: Path) -> None:
     text = BPETextTokenizer.train(["another corpus"], 280)
     other = DocumentTokenizer(vocab_for(text, CODES, GRID), text)
@@ -245,10 +272,16 @@ def test_mistakes_in_a_run_file_are_sentences(parts: dict[str, str], tmp_path: P
         pretrain(config(parts, "model.overrides={widht = 3}"))
     with pytest.raises(UsageError, match=r"'loss.image_weight'.*greater than or equal to 0"):
         config(parts, "loss.image_weight=-1")
+    with pytest.raises(UsageError, match=r"'loader.objective.span_rate'.*finite number, got inf"):
+        config(parts, "loader.objective.span_rate=inf")
+    with pytest.raises(UsageError, match=r"model.overrides give no model: .*unknown attention_pattern 'foo'"):
+        pretrain(config(parts, "model.overrides={attention_pattern = 'foo'}"))
+    with pytest.raises(UsageError, match=r"^neighbors.augmentation.max_length=65 is more than loader.row_length=64; lower it"):
+        config(parts, "neighbors.table=table", "neighbors.augmentation.max_length=65")
     with pytest.raises(UsageError, match="async_save"):
         config(parts, "train.async_save=true", "train.sharding=full")
     for name, table in (("far", [[64]] * 64), ("flat", [1] * 64), ("real", [[0.5]] * 64)):
         with artefact.writing(tmp_path / name, NEIGHBORS_KIND) as folder:
             np.save(folder / NEIGHBORS_FILE, np.array(table))
         with pytest.raises(ArtefactError, match="does not name documents"):
-            pretrain(config(parts, f"neighbors.table={tmp_path / name}"))
+            pretrain(config(parts, f"neighbors.table={tmp_path / name}", "neighbors.augmentation.max_length=60"))

@@ -5,8 +5,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from cm3.core.errors import UsageError
 from cm3.sequences import Mixture, ObjectiveConfig
 from cm3.sequences.plan import RowPlan
+from cm3.sequences.sources import ListSource
 
 CM3 = ObjectiveConfig()
 
@@ -55,6 +57,17 @@ def test_a_document_as_long_as_a_row_is_left_unmasked(make):
     for row_length, most in [(27, 0), (29, 0), (30, 1), (33, 2)]:
         ours = RowPlan(Mixture([([document], 1.0)]), ObjectiveConfig(span_rate=16.0), row_length, 4, 0)
         assert {entry.count for number in range(8) for entry in ours.row(number)} == {most}
+
+
+def test_a_document_that_outgrows_its_row_later_is_never_given_a_negative_length(make):
+    class Growing(ListSource):
+        def lengths(self, epoch):
+            return super().lengths(epoch) + 20 * epoch
+
+    ours = RowPlan(Mixture([(Growing([make("ii")]), 1.0)]), ObjectiveConfig(span_rate=16.0), 30, 1, 0)
+    assert ours.streams[0].items(1, 2).tolist() == [[1, 0, 0, 47]]
+    with pytest.raises(UsageError, match="a document of 47 tokens does not fit a row of 30"):
+        ours.row(1)
 
 
 def test_parts_keep_their_shares_and_their_own_epochs(corpus):
