@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from cm3.core.errors import UsageError
 from cm3.core.runfile import RunConfig
@@ -39,6 +39,8 @@ class MixtureEntry(RunConfig):
     `sft.formats.FORMATS`; None: the task's own); held_out: data to measure on, never trained; weight: share of the
     documents; loss_weight: what one trained token counts (text answers are short: more than 1 keeps them heard).
     """
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     task: str
     data: Path

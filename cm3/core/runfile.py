@@ -21,9 +21,9 @@ _SHOWN, _LONGEST_VALUE = 4, 80  # problems named at once, characters of a wrong 
 
 
 class RunConfig(BaseModel):
-    """Parent of every configuration: immutable, no unknown keys, numbers finite, defaults checked like given values."""
+    """Parent of every configuration: immutable, no unknown keys, defaults checked like given values."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 Config = TypeVar("Config", bound=RunConfig)

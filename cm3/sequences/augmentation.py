@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from cm3.core.errors import UsageError
 from cm3.core.runfile import RunConfig
@@ -32,6 +32,8 @@ _RA_CM3_MOST = 2
 class AugmentationConfig(RunConfig):
     """law: how many neighbors a document gets; neighbor_weight: loss weight of their tokens; max_length: tokens of the
     whole sequence (leave room for three tokens per masked span below the row length)."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     law: NeighborLaw = "cm3leon"
     neighbor_weight: float = Field(default=1.0, ge=0)

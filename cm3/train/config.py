@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from cm3.core.runfile import RunConfig
 
@@ -31,6 +31,8 @@ class TrainConfig(RunConfig):
     the Weights & Biases project to log to (that package must be installed).
     `peak_tflops`: what one device can do at most, for model FLOP utilization (None: known for common GPUs).
     """
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     steps: int = Field(1000, ge=1)
     seed: int = Field(0, ge=0)

@@ -274,6 +274,8 @@ def test_mistakes_in_a_run_file_are_sentences(parts: dict[str, str], tmp_path: P
         config(parts, "loss.image_weight=-1")
     with pytest.raises(UsageError, match=r"'loader.objective.span_rate'.*finite number, got inf"):
         config(parts, "loader.objective.span_rate=inf")
+    with pytest.raises(UsageError, match=r"neighbor_weight'.*finite number, got inf"):
+        config(parts, "neighbors.table=table", "neighbors.augmentation.neighbor_weight=inf")
     with pytest.raises(UsageError, match=r"model.overrides give no model: .*unknown attention_pattern 'foo'"):
         pretrain(config(parts, "model.overrides={attention_pattern = 'foo'}"))
     with pytest.raises(UsageError, match=r"^neighbors.augmentation.max_length=65 is more than loader.row_length=64; lower it"):

@@ -87,6 +87,19 @@ def test_a_finished_run_is_not_run_again(config):
     assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values()))
 
 
+def test_held_out_examples_follow_the_rule_of_training_ones(config, tmp_path, data, capsys):
+    record = json.loads(data.read_text().splitlines()[0])
+    longer = tmp_path / "longer.jsonl"
+    longer.write_text(data.read_text() + "\n" + json.dumps({**record, "id": "long", "text": "one two " * 40}))
+    changed = {"mixture": (config.mixture[0].model_copy(update={"held_out": longer}),)}
+    changed["train"] = config.train.model_copy(update={"steps": 1})
+    with pytest.raises(InputError, match=r"1 held-out documents are longer than row_length=64"):
+        train(config.model_copy(update=changed))
+    changed["loader"] = config.loader.model_copy(update={"overlong": "skip"})
+    train(config.model_copy(update=changed))
+    assert "1 held-out documents are longer than loader.row_length=64 and left out" in capsys.readouterr().err
+
+
 def test_another_mixture_does_not_go_on_in_a_run_folder(config, data):
     config = config.model_copy(update={"train": config.train.model_copy(update={"steps": 2})})
     manifest = train(config) / "manifest.json"
@@ -128,6 +141,8 @@ def test_adapters_that_cannot_be(config, monkeypatch):
 
 
 def test_mistakes_are_met_before_any_work(config, tmp_path, images):
+    with pytest.raises(ValueError, match="finite number"):
+        MixtureEntry(task="captioning", data=tmp_path, weight=float("inf"))
     wrong = config.model_copy(update={"mixture": (config.mixture[0].model_copy(update={"task": "captions"}),)})
     with pytest.raises(UsageError, match="captioning"):
         train(wrong)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, Protocol
 
 import numpy as np
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from cm3.core.runfile import RunConfig
 from cm3.tokens import TokenizedDocument, Vocab
@@ -19,6 +19,8 @@ class ObjectiveConfig(RunConfig):
     guidance subtracts); sentinel_weight: loss weight of `<mask:i>`, 0 or 1; fill_rate: share of documents that
     "fill_in_middle" changes; image_first_prob: how often a (text, image) pair is turned around first.
     """
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     name: str = "cm3"
     count_law: Literal["cm3", "metaseq"] = "cm3"
