@@ -210,7 +210,7 @@ def _pretraining(config: QuickstartConfig, places: Places, row_length: int, batc
             augmentation=AugmentationConfig(law="ra_cm3", max_length=row_length - 48),
         ),
         model=ModelSection(preset="tiny", overrides={"max_position_embeddings": 1024}),
-        loader=LoaderConfig(row_length=row_length, batch_size=batch_size, objective=objective),
+        loader=LoaderConfig(row_length=row_length, batch_size=batch_size, objective=objective, overlong="skip"),
         loss=LossConfig(),
         train=TrainConfig(**training(config, steps, **OPTIMIZER, schedule="constant")),
     )
@@ -229,7 +229,9 @@ def _tuning(
         out=places.tuned,
         image_tokenizer=places.image_tokenizer,
         mixture=mixture,
-        loader=LoaderConfig(row_length=row_length, batch_size=batch_size, objective=ObjectiveConfig(name="causal")),
+        loader=LoaderConfig(
+            row_length=row_length, batch_size=batch_size, objective=ObjectiveConfig(name="causal"), overlong="skip"
+        ),
         train=TrainConfig(**training(config, steps, **OPTIMIZER, schedule="wsd", decay_fraction=0.5)),
     )
 
