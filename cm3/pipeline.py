@@ -237,7 +237,8 @@ class CM3Pipeline:
         """`infill` with codes and seed.
 
         The region is a `mask` of the picture's size (light or true: fill in) or a `box` (x0, y0, x1, y1) in its pixels, or
-        several boxes; every code that it touches is drawn anew, all others stay as they are. prompt: what the picture shows.
+        several boxes; every code that it touches is drawn anew, all others stay as they are, also where the model was asked for
+        more because the region has more runs than the vocabulary has sentinels. prompt: what the picture shows.
         """
         segment = self._segment(image)
         cells = region_cells(segment, self._image_tokenizer(), mask, box)
@@ -245,7 +246,7 @@ class CM3Pipeline:
         masked = task.masked(segment, cells, caption, self.tokenizer)
         asked, answer = infilling(masked, self.vocab)
         [generation] = self.decode([Request(asked, answer, seed)], options, EXACT)
-        codes = self.filled_codes(masked, generation)
+        codes = np.where(cells, self.filled_codes(masked, generation), self._picture_codes(masked.token_ids))
         return DrawnPicture(self.decode_codes([codes])[0], codes, (seed, 0))
 
     def chat(self, messages: Sequence[Message], seed: int = 0, limit: int = 256, **options: Any) -> dict[str, Any]:
@@ -281,7 +282,11 @@ class CM3Pipeline:
 
     def filled_codes(self, masked: TokenizedDocument, generation: Generation) -> np.ndarray:
         """The codes (h, w) of the masked picture with its gaps as `generation` fills them."""
-        ids = restore(fill(masked, generation.token_ids, self.vocab), self.vocab)
+        return self._picture_codes(fill(masked, generation.token_ids, self.vocab))
+
+    def _picture_codes(self, masked_ids: np.ndarray) -> np.ndarray:
+        """The codes (h, w) of the one picture of a masked sequence (T,), its spans put back."""
+        ids = restore(masked_ids, self.vocab)
         return self.vocab.codes(ids[self.vocab.is_image(ids)]).reshape(self.vocab.grid_shape)
 
     def decode_codes(self, codes: Sequence[np.ndarray]) -> list[Image.Image]:

@@ -11,7 +11,7 @@ from cm3.documents.document import Document, ImageSegment, Neighbor, TextSegment
 from cm3.model.presets import create_model, preset
 from cm3.model_folder import Parts
 from cm3.pipeline import CM3Pipeline
-from cm3.tokens import BPETextTokenizer, DocumentTokenizer, vocab_for
+from cm3.tokens import BPETextTokenizer, DocumentTokenizer, Vocab, vocab_for
 from cm3.tokens.turns import Turn, encode_prompt, encode_turns
 from sft.tasks import make_task
 from vqgan.config import VQConfig
@@ -125,6 +125,17 @@ def test_infilling_changes_nothing_outside_its_region(pipe, image):
     for given in (mask, Image.fromarray((mask * 255).astype(np.uint8))):
         again = pipe.draw_infill(image, given, prompt="a red circle", seed=3, temperature=1.0)
         assert np.array_equal(again.codes, drawn.codes)
+
+
+def test_a_region_of_more_runs_than_sentinels_changes_nothing_outside(pipe, image):
+    text = pipe.tokenizer.text
+    vocab = Vocab(text.vocab_size, 64, (3, 3), num_masks=2, text_start=text.first_id)
+    tokenizer = DocumentTokenizer(vocab, text, pipe.tokenizer.image_tokenizer)
+    before = tokenizer.image_tokenizer.encode(tokenizer.image_tokenizer.preprocess([image]))[0].numpy()
+    region = np.indices((3, 3)).sum(0) % 2 == 0  # five runs
+    drawn = CM3Pipeline(pipe.model, tokenizer).draw_infill(image, region.repeat(8, 0).repeat(8, 1), temperature=1.0)
+    assert np.array_equal(drawn.codes[~region], before[~region])
+    assert not np.array_equal(drawn.codes[region], before[region])
 
 
 def test_what_is_filled_in_does_not_depend_on_what_was_there(pipe, image):
