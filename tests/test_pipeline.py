@@ -342,6 +342,8 @@ def test_what_is_saved_draws_the_same(pipe, tmp_path):
         (lambda pipe, image: pipe.infill(image, box=(0, 0, 25, 8)), UsageError, "does not lie inside"),
         (lambda pipe, image: pipe.infill(image, box=(8, 0, 8, 8)), UsageError, "does not lie inside"),
         (lambda pipe, image: pipe.infill(image, box=(0, 0, 8)), UsageError, "3 numbers"),
+        (lambda pipe, image: pipe.infill(image, box=(0, 0, float("nan"), 8)), UsageError, "four whole numbers"),
+        (lambda pipe, image: pipe.infill(image, "mask.png"), InputError, "expected a picture, or an array"),
         (lambda pipe, image: pipe.infill(image, np.ones((8, 8))), InputError, "must be the same"),
         (lambda pipe, image: pipe.infill(image, np.zeros((24, 24))), InputError, "marks nothing"),
         (lambda pipe, image: pipe.infill(image, box=(0, 0, 8, 8), prompt=" "), InputError, "prompt is empty"),

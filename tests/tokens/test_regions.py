@@ -7,6 +7,8 @@ from PIL import Image
 
 from cm3.core.errors import InputError, UsageError
 from cm3.tokens.regions import box_mask, image_mask, limit_runs, mask_cells
+from vqgan.config import PreprocessConfig
+from vqgan.preprocessing import images_to_pixels
 
 
 class CropTokenizer:
@@ -44,6 +46,43 @@ def test_masks_as_pictures_and_arrays():
     assert np.array_equal(image_mask(array.astype(int), (5, 4)), array)
     with pytest.raises(InputError, match="4×5 pixels, the picture 5×4"):
         image_mask(array.T, (5, 4))
+
+
+def test_numbers_of_a_mask():
+    values = np.array([[0, 1, 127, 128, 255]])
+    assert image_mask(values.astype(np.uint8), (5, 1)).tolist() == [[False, False, False, True, True]]
+    assert image_mask((values > 127).astype(np.uint8), (5, 1)).tolist() == [[False, False, False, True, True]]
+    assert image_mask(np.array([[0.0, 0.49, 0.5, 1.0, np.nan]]), (5, 1)).tolist() == [[False, False, True, True, False]]
+
+
+@pytest.mark.parametrize("mask", ["mask.png", b"\x89PNG", None, np.zeros((4, 5, 3)), np.zeros((4, 5), complex)])
+def test_what_is_no_mask(mask):
+    with pytest.raises(InputError, match="expected a picture, or an array") as raised:
+        image_mask(mask, (5, 4))
+    assert "\n" not in str(raised.value)
+
+
+class FittingTokenizer:
+    """8 × 8 codes of 8 × 8 pixels, scaled as the image tokenizers of this project scale."""
+
+    grid_shape, image_size = (8, 8), 64
+
+    def preprocess(self, images):
+        return images_to_pixels(images, 64, PreprocessConfig())
+
+
+@pytest.mark.parametrize("side", [24, 64, 100, 200, 256, 1000, 1024])
+def test_a_small_box_marks_its_code_and_no_other(side):
+    corner, width = round(side * 13 / 64), max(1, side // 128)
+    cells = mask_cells(box_mask((side, side), (corner, corner, corner + width, corner + width)), FittingTokenizer())
+    assert np.argwhere(cells).tolist() == [[1, 1]]
+
+
+@pytest.mark.parametrize("side", [8, 24, 32, 64, 128, 200, 256, 512, 1000])
+@pytest.mark.parametrize("cells", [(0, 0, 1, 1), (2, 3, 5, 4), (1, 0, 8, 7)])
+def test_a_box_between_the_edges_of_codes_marks_these_alone(side, cells):
+    marked = mask_cells(box_mask((side, side), tuple(side * edge // 8 for edge in cells)), FittingTokenizer())
+    assert np.array_equal(marked, box_mask((8, 8), cells))
 
 
 def test_every_touched_code_is_marked():
