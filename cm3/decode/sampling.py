@@ -20,7 +20,7 @@ from cm3.core.errors import UsageError
 class Sampling:
     """How tokens are drawn.
 
-    temperature: 0 takes the most likely token; top_k: keep the k most likely ids (0: all); top_p: keep the smallest set of
+    temperature: 0 (or less than 1e-6) takes the most likely token; top_k: keep the k most likely ids (0: all); top_p: keep the smallest set of
     most likely ids whose probabilities reach p (1: all); min_p: keep ids at least so probable as min_p times the most likely
     one (0: all; arXiv:2407.01082); repetition_penalty: above 1, ids that were already seen become less likely (1: off;
     arXiv:1909.05858). Raises `UsageError` for a value out of range.
@@ -45,6 +45,7 @@ class Sampling:
             raise UsageError(f"repetition_penalty must be a number above 0 (1 is none), got {self.repetition_penalty}")
 
 
+COLDEST = 1e-6  # a temperature below this would overflow what it divides
 GREEDY = Sampling(temperature=0.0)
 
 
@@ -90,13 +91,13 @@ def _ascending(values: Tensor) -> Tensor:
 
 
 def filtered(logits: Tensor, sampling: Sampling) -> Tensor:
-    """The logits of the distribution to draw from, for a temperature above 0."""
+    """The logits of the distribution to draw from, for a temperature of at least 1e-6."""
     cooled = logits if sampling.temperature == 1.0 else logits / sampling.temperature
     return keep_min_p(keep_top_p(keep_top_k(cooled, sampling.top_k), sampling.top_p), sampling.min_p)
 
 
 def draw(logits: Tensor, sampling: Sampling, noise: Tensor | None) -> Tensor:
-    """One index (R,) int64 into the last axis of logits (R, W); noise: (R, W) Gumbel, unused at temperature 0."""
-    if sampling.temperature == 0.0 or noise is None:
+    """One index (R,) int64 into the last axis of logits (R, W); noise: (R, W) Gumbel, unused below temperature 1e-6."""
+    if sampling.temperature < COLDEST or noise is None:
         return logits.argmax(dim=-1)
     return (filtered(logits, sampling) + noise).argmax(dim=-1)

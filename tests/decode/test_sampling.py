@@ -62,6 +62,13 @@ def test_greedy_takes_the_largest_and_needs_no_noise() -> None:
     assert torch.equal(draw(LOGITS, Sampling(temperature=0.0), None), LOGITS.argmax(-1))
 
 
+@pytest.mark.parametrize("temperature", [1e-7, 1e-40, 5e-324])
+def test_hardly_any_temperature_is_none(temperature: float) -> None:
+    noise = gumbel_noise(picture_keys([(0, 0)]), 0, 5, (0, 50))[0]
+    ascending = torch.arange(50.0).expand(5, 50) + 1  # every logit overflows at 1e-40, the first would win
+    assert torch.equal(draw(ascending, Sampling(temperature), noise), ascending.argmax(-1))
+
+
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.7, top_k=100, top_p=0.8)])
 def test_draws_follow_the_distribution(sampling: Sampling) -> None:
     width, draws, chunk = 512, 40_000, 2000

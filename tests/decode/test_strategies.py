@@ -78,6 +78,11 @@ def test_streams_of_a_caption(vocab, caption) -> None:
     [
         (lambda: Guidance(math.nan), "scale"),
         (lambda: Guidance(1.0, image_scale=-1.0), "image_scale"),
+        (lambda: Guidance(1001.0), "scale must be .* at most 1000, got 1001"),
+        (lambda: Guidance(1.0, image_scale=1e30), "image_scale must be .* at most 1000"),
+        (lambda: Contrastive(scale=1e5), "contrastive scale must be .* at most 1000"),
+        (lambda: Mixed(scale=1e5), "guidance scale must be .* at most 1000"),
+        (lambda: Mixed(contrast=1e5), "contrastive scale must be .* at most 1000"),
         (lambda: Mixed(k=0), "k"),
         (lambda: Mixed(top_p=2.0), "top_p"),
         (lambda: Contrastive(k=0), "k"),

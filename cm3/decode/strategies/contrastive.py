@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cm3.core.errors import UsageError
 from cm3.decode.prompts import Prompt, Stream
+from cm3.decode.strategies.scales import require_scale
 from cm3.tokens.tokenized import SpanKind
 
 
@@ -33,8 +34,7 @@ class Contrastive:
             raise UsageError(f"contrastive k must be at least 1, got {self.k}")
         if not 0 < self.alpha <= 1:
             raise UsageError(f"contrastive alpha must lie in (0, 1], got {self.alpha}")
-        if not (math.isfinite(self.scale) and self.scale >= 0):
-            raise UsageError(f"contrastive scale must be a number of at least 0, got {self.scale}")
+        require_scale("contrastive scale", self.scale)
 
     def streams(self, prompt: Prompt) -> list[Stream]:
         """The prompt, and the prompt without its condition."""

@@ -8,13 +8,13 @@ The stream without text has `<mask:0>` in its place, which training with causal 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from cm3.core.errors import UsageError
 from cm3.decode.prompts import Prompt, Stream
+from cm3.decode.strategies.scales import require_scale
 from cm3.tokens.tokenized import SpanKind
 
 
@@ -28,9 +28,9 @@ class Guidance:
     drop: SpanKind = "text"
 
     def __post_init__(self) -> None:
-        for name, value in (("scale", self.scale), ("image_scale", self.image_scale)):
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise UsageError(f"guidance {name} must be a number of at least 0, got {value}")
+        require_scale("guidance scale", self.scale)
+        if self.image_scale is not None:
+            require_scale("guidance image_scale", self.image_scale)
 
     def streams(self, prompt: Prompt) -> list[Stream]:
         """The prompt, the prompt without its text, and with `image_scale` no prompt at all."""
