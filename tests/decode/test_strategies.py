@@ -59,7 +59,10 @@ def test_contrastive_against_brute_force(k: int, alpha: float, scale: float) -> 
 def test_mixed_draws_every_other_picture_by_contrast() -> None:
     mixed = Mixed(scale=2.0, top_p=0.8, k=3, alpha=0.2, contrast=0.5)
     assert mixed.for_picture(4, Sampling(0.7)) == (Guidance(2.0), Sampling(0.7, top_p=0.8))
-    assert mixed.for_picture(4, Sampling(top_p=0.5)) == (Guidance(2.0), Sampling(top_p=0.5))
+    assert mixed.for_picture(4, Sampling(top_p=0.5)) == (Guidance(2.0), Sampling(top_p=0.8))
+    assert Mixed().for_picture(4, Sampling(top_p=0.5)) == (Guidance(3.0), Sampling(top_p=0.5))
+    assert Mixed().for_picture(4, Sampling()) == (Guidance(3.0), Sampling(top_p=0.9))
+    assert Mixed(top_p=1.0).for_picture(4, Sampling(top_p=0.9)) == (Guidance(3.0), Sampling())
     assert mixed.for_picture(5, Sampling(0.7, top_p=0.5)) == (Contrastive(3, 0.2, 0.5), Sampling(0.7))
 
 

@@ -19,11 +19,11 @@ from cm3.decode.strategies.guidance import Guidance
 
 @dataclass(frozen=True)
 class Mixed:
-    """scale: of the guidance; top_p: of the pictures drawn by guidance, where sampling has none of its own; k, alpha,
-    contrast: `k`, `alpha` and `scale` of the CD-K half, which is drawn without top-p."""
+    """scale: of the guidance; top_p: of the pictures drawn by guidance (None: that of the sampling, or 0.9 where it keeps all);
+    k, alpha, contrast: `k`, `alpha` and `scale` of the CD-K half, which is drawn without top-p."""
 
     scale: float = 3.0
-    top_p: float = 0.9
+    top_p: float | None = None
     k: int = 1
     alpha: float = 0.1
     contrast: float = 1.0
@@ -36,7 +36,8 @@ class Mixed:
         """The strategy and the sampling of picture number `picture`."""
         if picture % 2:
             return Contrastive(self.k, self.alpha, self.contrast), replace(sampling, top_p=1.0)
-        top_p = self.top_p if sampling.top_p == 1.0 else sampling.top_p
+        unless_given = 0.9 if sampling.top_p == 1.0 else sampling.top_p
+        top_p = unless_given if self.top_p is None else self.top_p
         return Guidance(self.scale), replace(sampling, top_p=top_p)
 
     def streams(self, prompt: Prompt) -> list[Stream]:
