@@ -17,6 +17,7 @@ from cm3.core.seeding import derive_seed
 _STEP = 0x9E3779B97F4A7C15 - 2**64  # the golden ratio increment of SplitMix64, as a signed 64-bit number
 _FIRST = 0xBF58476D1CE4E5B9 - 2**64
 _SECOND = 0x94D049BB133111EB - 2**64
+_LARGEST_BITS = 2.0**53 - 2.0**29  # the largest float32 below 2^53, to which larger numbers would be rounded
 _CHUNK_NUMBERS = 1 << 16  # noise is made for so many (row, position, id) at once: enough work per call, still in the cache
 
 
@@ -36,7 +37,7 @@ def gumbel_noise(keys: Tensor, first: int | Tensor, count: int, id_range: tuple[
     ids = torch.arange(id_range[0] + 1, id_range[1] + 1, device=keys.device)
     places = _mix(keys[:, None] + positions * _STEP)  # (R, n)
     bits = _mix(places[:, :, None] + ids * _STEP)  # (R, n, W)
-    uniform = bits.bitwise_right_shift_(11).bitwise_and_(2**53 - 1).float().add_(0.5).mul_(2.0**-53)
+    uniform = bits.bitwise_right_shift_(11).bitwise_and_(2**53 - 1).float().clamp_(0.5, _LARGEST_BITS).mul_(2.0**-53)  # in (0, 1)
     return uniform.neg_().log1p_().neg_().log_().neg_()
 
 

@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 from scipy import stats
 
@@ -27,6 +28,11 @@ def test_against_plain_integers() -> None:
                 bits = splitmix((place + (10 + column + 1) * GOLDEN) % WORD)
                 expected = -math.log(-math.log1p(-((bits >> 11) + 0.5) / 2**53))
                 assert math.isclose(noise[row, step, column].item(), expected, rel_tol=1e-5, abs_tol=1e-5)
+
+
+def test_the_largest_numbers_are_finite() -> None:
+    noise = gumbel_noise(picture_keys([(1, 0)]), first=3033, count=1, id_range=(1303, 1304))
+    assert noise.item() == pytest.approx(-math.log(24 * math.log(2)), rel=1e-6)  # 1 - 2^-24, where float32 would round to 1
 
 
 def test_a_part_is_cut_out_of_the_whole() -> None:
