@@ -135,9 +135,7 @@ class CM3Pipeline:
         `Reranker`. retrieve: put so many documents of the memory before the prompt. Raises `InputError` for an empty or too
         long prompt, `UsageError` for an option or a part that is not there, or for more pictures than memory holds.
         """
-        for name, value in (("n", n), ("best_of", best_of)):
-            if value < 1:
-                raise UsageError(f"{name} must be at least 1, got {value}")
+        _require_positive(n=n, best_of=best_of)
         if best_of > 1 and prompt is None:
             raise UsageError("best_of chooses by the prompt; give a prompt, or leave best_of at 1")
         require_picture_memory(n * best_of, self._image_tokenizer().image_size, self.vocab.num_image_tokens)
@@ -164,12 +162,14 @@ class CM3Pipeline:
 
     def write(self, n: int = 1, seed: int = 0, limit: int = TEXT_LIMIT, **options: Any) -> list[str]:
         """`n` texts of anything, of at most `limit` tokens."""
+        _require_positive(n=n)
         start = document_start(self.vocab)
         requests = [Request(start, TextAnswer(self._fitting(start, limit)), seed, index) for index in range(n)]
         return [self.text_of(generation) for generation in self.decode(requests, options, DRAWING)]
 
     def imagine(self, n: int = 1, seed: int = 0, limit: int = TEXT_LIMIT, **options: Any) -> list[Document]:
         """`n` documents of anything: a text of at most `limit` tokens and its picture, drawn together."""
+        _require_positive(n=n)
         requests = [Request(document_start(self.vocab), PairAnswer(limit), seed, index) for index in range(n)]
         documents = []
         for index, generation in enumerate(self.decode(requests, options, DRAWING)):
@@ -368,6 +368,7 @@ class CM3Pipeline:
 
     def _fitting(self, prompt: Prompt, limit: int) -> int:
         """`limit`, or what is left of the context (at least 1: decoding says that nothing fits)."""
+        _require_positive(limit=limit)
         return max(1, min(limit, self.model.config.max_position_embeddings - len(prompt.token_ids)))
 
     def _neighbors(self, turns: Sequence[Turn], count: int) -> list[Document]:
@@ -395,6 +396,12 @@ class CM3Pipeline:
 
 
 _WORDS = {"text_to_image": "prompt", "vqa": "question", "editing": "instruction"}
+
+
+def _require_positive(**numbers: int) -> None:
+    for name, value in numbers.items():
+        if value < 1:
+            raise UsageError(f"{name} must be at least 1, got {value}")
 
 
 def _options(given: Mapping[str, Any] | DecodingOptions, default: DecodingOptions) -> DecodingOptions:

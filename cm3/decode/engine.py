@@ -47,8 +47,10 @@ class DecodingEngine:
 
         strategy, sampling: of the requests that bring none of their own; window: see `stream`.
         Raises `InputError` when a prompt and its answer do not fit into the model's context, `UsageError` when memory does
-        not hold even one.
+        not hold even one, or for a batch size below 1.
         """
+        if batch_size < 1:
+            raise UsageError(f"batch_size must be at least 1, got {batch_size}")
         by_length = sorted(range(len(requests)), key=lambda index: self._expected_length(requests[index]))
         answers: list[Generation | None] = [None] * len(requests)
         while by_length:
@@ -80,6 +82,7 @@ class DecodingEngine:
             return
         plan = Plan.of(requests, strategy or Plain(), sampling or Sampling())
         self._require_room(plan)
+        window = min(window, self._vocab.num_image_tokens)  # no more can be tried at once
         single = window == 1
         flight = Flight(plan, self._model, self._vocab) if single else JacobiFlight(plan, self._model, self._vocab, window)
         while flight.walks:

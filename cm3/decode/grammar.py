@@ -11,6 +11,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from cm3.core.errors import UsageError
 from cm3.tokens import Vocab
 from cm3.tokens.layout import delimiters
 from cm3.tokens.tokenized import SpanKind
@@ -53,9 +54,15 @@ class ImageAnswer:
 
 @dataclass(frozen=True)
 class TextAnswer:
-    """One text segment of at least one token, ended by `<eos>`, `<break>` or the mark of a picture (which is not part of it)."""
+    """One text segment of at least one token, ended by `<eos>`, `<break>` or the mark of a picture (which is not part of it).
+
+    limit: the most tokens. Raises `UsageError` when it is less than 1, as the other answers with a limit do.
+    """
 
     limit: int = 64
+
+    def __post_init__(self) -> None:
+        _require_limit(self.limit)
 
     def max_tokens(self, vocab: Vocab) -> int:
         return self.limit
@@ -71,6 +78,9 @@ class PairAnswer:
     """A text of at most `limit` tokens and, behind the delimiter that parts them, a picture."""
 
     limit: int = 64
+
+    def __post_init__(self) -> None:
+        _require_limit(self.limit)
 
     def max_tokens(self, vocab: Vocab) -> int:
         return self.limit + 1 + vocab.num_image_tokens
@@ -131,6 +141,9 @@ class FreeAnswer:
 
     limit: int = 256
     max_images: int = 1
+
+    def __post_init__(self) -> None:
+        _require_limit(self.limit)
 
     def max_tokens(self, vocab: Vocab) -> int:
         return self.limit
@@ -228,6 +241,11 @@ def _text(
         if token in closing:
             return taken + 1, int(token)
     return limit, None
+
+
+def _require_limit(limit: int) -> None:
+    if limit < 1:
+        raise UsageError(f"limit must be at least 1 token, got {limit}")
 
 
 def _text_range(vocab: Vocab) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from cm3.core.errors import NonFiniteError
+from cm3.core.errors import NonFiniteError, UsageError
 from cm3.core.protocols import Reranker
 
 if TYPE_CHECKING:
@@ -46,5 +46,8 @@ def rank(scores: Tensor | Sequence[float]) -> Ranking:
 
 
 def rank_by_reranker(text: str, images: Sequence[Image], reranker: Reranker) -> Ranking:
-    """Order candidate pictures for `text` by what `reranker` says."""
-    return rank(reranker.score(text, images))
+    """Order candidate pictures for `text` by what `reranker` says. Raises `UsageError` unless it says a score for each."""
+    scores = torch.as_tensor(reranker.score(text, images)).flatten()
+    if len(scores) != len(images):
+        raise UsageError(f"the reranker gave {len(scores)} scores for {len(images)} pictures; expected one for each")
+    return rank(scores)

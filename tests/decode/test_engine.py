@@ -91,6 +91,11 @@ def test_pictures_of_one_prompt_differ_and_are_independent_of_how_many(engine, c
     assert other_seed.token_ids.tolist() != one.token_ids.tolist()
 
 
+def test_a_batch_of_nothing_is_refused(engine, caption) -> None:
+    with pytest.raises(UsageError, match="batch_size must be at least 1, got 0"):
+        engine.generate([Request(caption(4), ImageAnswer())], batch_size=0)
+
+
 def test_guidance_of_one_is_the_conditional_stream(engine, caption) -> None:
     requests = [Request(caption(5, index), ImageAnswer(), 0, index) for index in range(3)]
     plain, guided = engine.generate(requests), engine.generate(requests, Guidance(1.0))

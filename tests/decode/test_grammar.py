@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from cm3.decode.grammar import Answer, FreeAnswer, Gap, ImageAnswer, InfillAnswer, RowWalk, TextAnswer
+from cm3.core.errors import UsageError
+from cm3.decode.grammar import Answer, FreeAnswer, Gap, ImageAnswer, InfillAnswer, PairAnswer, RowWalk, TextAnswer
 from cm3.tokens import Vocab
 
 
@@ -20,6 +21,12 @@ def drive(answer: Answer, vocab: Vocab, seed: int, piece: int = 3) -> tuple[list
         walk.advance(tokens)
         assert len(ids) <= answer.max_tokens(vocab)
     return ids, places, walk.reason or ""
+
+
+@pytest.mark.parametrize("kind", [TextAnswer, PairAnswer, FreeAnswer])
+def test_an_answer_of_no_tokens_is_refused(kind) -> None:
+    with pytest.raises(UsageError, match="limit must be at least 1 token, got 0"):
+        kind(0)
 
 
 def test_image_is_exactly_one_grid(vocab: Vocab) -> None:

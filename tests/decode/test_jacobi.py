@@ -11,6 +11,7 @@ from cm3.decode import DecodingEngine, FreeAnswer, ImageAnswer, Prompt, Request,
 from cm3.decode.flight import Plan
 from cm3.decode.jacobi import JacobiFlight
 from cm3.decode.noise import gumbel_noise, picture_keys
+from cm3.decode.rows import Rows
 from cm3.decode.sampling import filtered
 from cm3.decode.strategies.contrastive import Contrastive
 from cm3.decode.strategies.guidance import Guidance
@@ -128,6 +129,20 @@ def test_fewer_passes_where_tokens_are_easy_to_guess(model, vocab, caption) -> N
     while flight.walks:
         flight.turn(1 << 30)
     assert flight.passes < vocab.num_image_tokens - 1
+
+
+def test_a_window_larger_than_the_picture_takes_no_more_room(engine, caption, monkeypatch) -> None:
+    rooms = []
+
+    def recorded(model, streams, room):
+        rooms.append(room)
+        return Rows(model, streams, room)
+
+    monkeypatch.setattr("cm3.decode.flight.Rows", recorded)
+    request = Request(caption(3), ImageAnswer())
+    whole, larger = (engine.generate([request], window=window)[0].token_ids.tolist() for window in (12, 10_000))
+    assert whole == larger
+    assert rooms == [24, 24]
 
 
 def test_a_window_without_room_is_refused(engine, caption) -> None:

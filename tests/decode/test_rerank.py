@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cm3.core.errors import NonFiniteError
+from cm3.core.errors import NonFiniteError, UsageError
 from cm3.decode.rerank import rank, rank_by_reranker
 
 
@@ -19,6 +19,15 @@ def test_best_first_and_ties_in_order() -> None:
 def test_nan_is_refused() -> None:
     with pytest.raises(NonFiniteError, match="candidate 1"):
         rank([0.0, float("nan")])
+
+
+def test_a_reranker_with_too_few_scores_is_refused() -> None:
+    class Lazy:
+        def score(self, text: str, images: list[Image.Image]) -> torch.Tensor:
+            return torch.zeros(1)
+
+    with pytest.raises(UsageError, match="1 scores for 2 pictures; expected one for each"):
+        rank_by_reranker("bright", [Image.new("RGB", (2, 2))] * 2, Lazy())
 
 
 def test_by_a_reranker() -> None:
