@@ -138,6 +138,8 @@ class CM3Pipeline:
         _require_positive(n=n, best_of=best_of)
         if best_of > 1 and prompt is None:
             raise UsageError("best_of chooses by the prompt; give a prompt, or leave best_of at 1")
+        if not (rerank in ("encoder", "likelihood") or isinstance(rerank, Reranker)):
+            raise UsageError(f"rerank is {rerank!r}; expected 'encoder', 'likelihood' or a Reranker")
         require_picture_memory(n * best_of, self._image_tokenizer().image_size, self.vocab.num_image_tokens)
         asked = unconditional_image(self.vocab)
         if prompt is not None:
@@ -330,10 +332,7 @@ class CM3Pipeline:
     def _judge(self, rerank: str | Reranker) -> choosing.Judge:
         if rerank == "likelihood":
             return choosing.by_likelihood(self.model, self.tokenizer, self.tasks["captioning"])
-        reranker = self.reranker if rerank == "encoder" else rerank
-        if not isinstance(reranker, Reranker):
-            raise UsageError(f"rerank is {rerank!r}; expected 'encoder', 'likelihood' or a Reranker")
-        return choosing.by_reranker(reranker)
+        return choosing.by_reranker(self.reranker if isinstance(rerank, str) else rerank)
 
     def _filling(self, text: str, image: Picture, seed: int, options: Mapping[str, Any]) -> str:
         """What the model puts into the one gap of `text`."""

@@ -114,6 +114,8 @@ def test_texts_that_cannot_be_used(command, toy_model, picture, text, words):
         (["--strategy", "nowhere:Thing"], ["nowhere:Thing", "cannot be imported"]),
         (["--strategy", "json:loads"], ["json:loads", "no strategy"]),
         (["--strategy", "plain", "--guidance", "3"], ["'plain' does not take", "none"]),
+        (["--strategy", "contrastive", "--guidance", "3"], ["'contrastive' does not take guidance", "--option"]),
+        (["--rerank", "nonsense"], ["rerank is 'nonsense'", "'encoder', 'likelihood'"]),
         (["--strategy", "contrastive", "--option", "kk=3"], ["'kk'", "k, alpha, scale, drop"]),
         (["--strategy", "contrastive", "--option", "k=abc"], ["'k'", "integer", "'abc'"]),
         (["--strategy", "contrastive", "--option", "k=1.5"], ["'k'", "integer", "1.5"]),
@@ -125,6 +127,14 @@ def test_texts_that_cannot_be_used(command, toy_model, picture, text, words):
 def test_options_out_of_range(command, toy_model, tmp_path, options, words):
     command.fails(2, words, "generate", toy_model, "a red circle", *options)
     assert not (tmp_path / "pictures").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [(["--temperature", "nan"], ["temperature", "nan"]), (["--guidance=-1"], ["guidance", "at least 0"])],
+)
+def test_a_chat_with_options_out_of_range_does_not_begin(command, toy_model, options, words):
+    command.fails(2, words, "chat", toy_model, *options)
 
 
 @pytest.mark.parametrize(

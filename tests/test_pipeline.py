@@ -220,6 +220,8 @@ def test_judges_and_candidates(pipe, monkeypatch):
         assert candidate.score == pytest.approx(expected, abs=1e-3)
     with pytest.raises(UsageError, match="'encoder', 'likelihood' or a Reranker"):
         pipe.draw("a red circle", best_of=2, rerank="taste")
+    with pytest.raises(UsageError, match="'encoder', 'likelihood' or a Reranker"):
+        pipe.draw("a red circle", rerank="taste")
 
 
 def test_gaps_in_texts(pipe, image, asked):

@@ -32,10 +32,14 @@ def chat(
     One line is one message. /image FILE shows a picture with the next message, /new begins again, /quit ends. Pictures of the
     answers are written to --out and named. With --json every answer is one line, {"text"} or {"path", "codes"}.
     """
+    from cm3.core.runfile import validate
+    from cm3.decode.options import DecodingOptions
     from cm3.pipeline import CM3Pipeline
 
-    require_writable(out)
     options = {name: value for name, value in (("temperature", temperature), ("guidance", guidance)) if value is not None}
+    chosen = validate(DecodingOptions, options, "decoding")
+    chosen.make_sampling(), chosen.make_strategy()  # values out of range are refused now, not at every line
+    require_writable(out)
     dialog = _Dialog(CM3Pipeline.from_pretrained(model), seed, options, out)
     say(HELP)
     with warnings_said():

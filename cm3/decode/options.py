@@ -26,7 +26,8 @@ class DecodingOptions(RunConfig):
     """How an answer is drawn.
 
     strategy: a name of `STRATEGIES` (None: "guidance" when a guidance is given, else "plain"), strategy_options its fields;
-    guidance, image_guidance: short for its `scale` and `image_scale`; temperature, top_k, top_p, min_p, repetition_penalty: see
+    guidance, image_guidance: short for its `scale` and `image_scale`, where these are scales of guidance (not so in
+    "contrastive"); temperature, top_k, top_p, min_p, repetition_penalty: see
     `Sampling`; window: how many tokens of a picture are tried at once (Jacobi decoding, see `cm3.decode.jacobi`; the tokens
     are the same for any number).
     """
@@ -52,8 +53,13 @@ class DecodingOptions(RunConfig):
             raise UsageError(f"strategy {name!r} is no strategy: expected a dataclass with streams() and combine()")
         options = {**given, **self.strategy_options}
         known = [field.name for field in fields(kind)]
+        shown = ", ".join(known) or "none"
+        if given and not getattr(kind, "scale_is_guidance", "scale" in known):
+            raise UsageError(
+                f"strategy {name!r} does not take guidance; leave it out, or give fields of the strategy ({shown}) "
+                "as strategy_options (--option name=value)"
+            )
         if unknown := [option for option in options if option not in known]:
-            shown = "none" if not known else ", ".join(known)
             raise UsageError(f"strategy {name!r} does not take the option {unknown[0]!r}; it takes {shown}")
         return _checked(kind, name, options)
 

@@ -8,6 +8,7 @@ from cm3.decode.options import DecodingOptions
 from cm3.decode.sampling import Sampling
 from cm3.decode.strategies.contrastive import Contrastive
 from cm3.decode.strategies.guidance import Guidance
+from cm3.decode.strategies.mixed import Mixed
 from cm3.decode.strategies.plain import Plain
 
 
@@ -18,7 +19,8 @@ from cm3.decode.strategies.plain import Plain
         ({"guidance": 2.0}, Guidance(scale=2.0)),
         ({"guidance": 2.0, "image_guidance": 1.5}, Guidance(scale=2.0, image_scale=1.5)),
         ({"strategy": "contrastive"}, Contrastive()),
-        ({"strategy": "contrastive", "guidance": 2.0, "strategy_options": {"k": 3}}, Contrastive(k=3, scale=2.0)),
+        ({"strategy": "contrastive", "strategy_options": {"k": 3, "scale": 2.0}}, Contrastive(k=3, scale=2.0)),
+        ({"strategy": "mixed", "guidance": 2.0}, Mixed(scale=2.0)),
         ({"strategy": "cm3.decode.strategies.plain:Plain"}, Plain()),
     ],
 )
@@ -34,7 +36,10 @@ def test_sampling():
     ("options", "words"),
     [
         ({"strategy": "guidence"}, "did you mean 'guidance'"),
-        ({"strategy": "plain", "guidance": 2.0}, "does not take"),
+        ({"strategy": "plain", "guidance": 2.0}, "does not take guidance.*(none).*strategy_options"),
+        ({"strategy": "contrastive", "guidance": 2.0}, "does not take guidance.*k, alpha, scale, drop.*strategy_options"),
+        ({"strategy": "contrastive", "image_guidance": 2.0}, "does not take guidance"),
+        ({"strategy": "mixed", "image_guidance": 2.0}, "does not take the option 'image_scale'"),
         ({"strategy": "guidance", "strategy_options": {"alpha": 1}}, "does not take"),
         ({"guidance": -1.0}, "at least 0"),
     ],

@@ -6,6 +6,7 @@
     mixed        half of the pictures by guidance and top-p, half by CD-K
 
 A strategy is a frozen dataclass with `streams(prompt)` and `combine(logits)` (`cm3.core.protocols.DecodingStrategy`).
+`guidance=3` is short for its field `scale`, unless it says `scale_is_guidance = False`.
 One that differs from picture to picture also has `for_picture(number, sampling)`, which gives the strategy and the sampling
 of that picture.
 """

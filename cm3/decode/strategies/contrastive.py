@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ from cm3.tokens.tokenized import SpanKind
 class Contrastive:
     """k, alpha: which tokens are plausible; scale: weight of the stream without condition (1: the paper's ratio, 0: the
     conditional stream among its plausible tokens); drop: the kind of segment that is the condition."""
+
+    scale_is_guidance: ClassVar[bool] = False
 
     k: int = 1
     alpha: float = 0.1
