@@ -23,7 +23,12 @@ from cm3.tokens.turns import encode_prompt
 
 SEEDS, REPEATS, WINDOWS = 8, 5, (8, 16, 36)
 SAMPLING = Sampling(0.7, top_p=0.9)
-STRATEGIES: dict[str, DecodingStrategy] = {"plain": Plain(), "guidance": Guidance(), "CD-K": Contrastive(3), "mixed": Mixed(k=3)}
+STRATEGIES: dict[str, DecodingStrategy] = {
+    "plain": Plain(),
+    "guidance": Guidance(),
+    "CD-K": Contrastive(k=1, alpha=0.5),  # k = 3 at scale 1 draws junk on this model, see docs/decoding.md
+    "mixed": Mixed(scale=1.5, k=1, alpha=0.5),
+}
 
 
 def passes(pipe: CM3Pipeline, request: Request, strategy: DecodingStrategy, window: int) -> int:

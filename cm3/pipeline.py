@@ -278,9 +278,9 @@ class CM3Pipeline:
     ) -> list[Generation]:
         """The answers to many requests at once; `options` replace fields of `default`."""
         chosen = _options(options, default)
-        strategy = chosen.make_strategy()
-        warn_if_unmasked(strategy, self.model.config)
-        return self.engine.generate(requests, strategy, chosen.make_sampling(), window=chosen.window)
+        strategy, sampling = chosen.make_strategy(), chosen.make_sampling()
+        warn_if_unmasked(requests, strategy, sampling, self.model.config)
+        return self.engine.generate(requests, strategy, sampling, window=chosen.window)
 
     def filled_codes(self, masked: TokenizedDocument, generation: Generation) -> np.ndarray:
         """The codes (h, w) of the masked picture with its gaps as `generation` fills them."""
@@ -379,7 +379,7 @@ class CM3Pipeline:
     def _pieces(self, request: Request, options: Mapping[str, Any]) -> Iterator[Piece]:
         chosen, assembler = _options(options, DRAWING), PieceAssembler(self.vocab, self.tokenizer.text)
         strategy, sampling = chosen.make_strategy(), chosen.make_sampling()
-        warn_if_unmasked(strategy, self.model.config)
+        warn_if_unmasked([request], strategy, sampling, self.model.config)
         for emission in self.engine.stream([request], strategy, sampling, window=chosen.window):
             for piece in assembler.take(emission.token_ids, emission.reason):
                 yield replace(piece, image=self.decode_codes([piece.codes])[0]) if isinstance(piece, ImagePiece) else piece

@@ -1,5 +1,7 @@
 """The pipeline on a tiny untrained model: the grammar makes every answer whole, the seeds make it the same again."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -278,6 +280,10 @@ def test_guidance_of_a_model_without_masks_says_so(pipe, monkeypatch):
     for options in ({"guidance": 2.0}, {"strategy": "contrastive"}):
         with pytest.warns(UserWarning, match="never saw <mask> in place of a text"):
             pipe.generate("a red circle", **options)
+    for call in (lambda: pipe.generate("a red circle", guidance=1.0), lambda: pipe.generate(None, guidance=2.0)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # nothing is compared
+            call()
 
 
 def test_more_than_memory_holds_is_refused_before_anything_is_drawn(pipe, asked, monkeypatch):

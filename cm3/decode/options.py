@@ -8,17 +8,21 @@ temperature=0                     → the most likely token, always
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
 
+import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
 
 from cm3.core.errors import UsageError
 from cm3.core.protocols import DecodingStrategy
 from cm3.core.runfile import RunConfig
+from cm3.decode.flight import Plan
+from cm3.decode.prompts import Stream
+from cm3.decode.records import Request
 from cm3.decode.sampling import Sampling
 from cm3.decode.strategies import STRATEGIES
-from cm3.decode.strategies.plain import Plain
 from cm3.model import CM3Config
 
 
@@ -68,14 +72,21 @@ class DecodingOptions(RunConfig):
         return Sampling(self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
 
 
-def warn_if_unmasked(strategy: DecodingStrategy, config: CM3Config) -> None:
-    """Warn when `strategy` contrasts with a stream without text and the model of `config` never saw one."""
-    if config.texts_were_masked is False and not isinstance(strategy, Plain):
+def warn_if_unmasked(requests: Sequence[Request], strategy: DecodingStrategy, sampling: Sampling, config: CM3Config) -> None:
+    """Warn when a request is compared with a stream without its condition and the model of `config` never saw a masked text."""
+    if config.texts_were_masked is not False:
+        return
+    if any(_differ(streams) for streams in Plan.of(requests, strategy, sampling).streams):
         warnings.warn(
             "this model never saw <mask> in place of a text: guidance and contrastive decoding compare with a stream it does "
             "not know, which may make answers worse; train with the objective cm3 and whole_segment_prob above 0",
             stacklevel=4,
         )
+
+
+def _differ(streams: Sequence[Stream]) -> bool:
+    """Whether the streams of a request are not all the same, as they are where there is no condition to leave out."""
+    return any(not np.array_equal(stream.token_ids, streams[0].token_ids) for stream in streams[1:])
 
 
 def _checked(kind: type, name: str, options: dict[str, Any]) -> DecodingStrategy:
