@@ -15,11 +15,12 @@ from PIL import Image
 from cm3.core.errors import InputError, UsageError
 from cm3.core.protocols import ImageTokenizer
 from cm3.documents.document import ImageSegment
-from cm3.sequences.masking import mask_spans
+from cm3.sequences.masking import mask_spans, restore
 from cm3.tokens.document_tokenizer import DocumentTokenizer
 from cm3.tokens.messages import required_text
 from cm3.tokens.regions import box_mask, image_mask, mask_cells
 from cm3.tokens.tokenized import TokenizedDocument, assemble
+from cm3.tokens.vocab import Vocab
 
 GAP = "___"
 Boxes = Sequence[int] | Sequence[Sequence[int]]
@@ -66,6 +67,12 @@ def region_cells(
     if cells.all():
         raise InputError("the region covers the whole picture, so nothing of it would stay; mark less, or draw a new picture")
     return cells
+
+
+def picture_codes(masked_ids: np.ndarray, vocab: Vocab) -> np.ndarray:
+    """The codes (h, w) of the one picture of a masked sequence (T,), its spans put back in their places."""
+    ids = restore(masked_ids, vocab)
+    return vocab.codes(ids[vocab.is_image(ids)]).reshape(vocab.grid_shape)
 
 
 def _boxes(box: Boxes) -> list[Sequence[int]]:

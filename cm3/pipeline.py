@@ -21,6 +21,7 @@ from PIL import Image
 import retrieval
 from cm3 import choosing
 from cm3.choosing import DrawnPicture
+from cm3.core.counts import require_positive
 from cm3.core.errors import UsageError
 from cm3.core.protocols import ImageTokenizer, Reranker, Retriever
 from cm3.core.runfile import validate
@@ -50,7 +51,7 @@ from cm3.decode.options import DecodingOptions, warn_if_unmasked
 from cm3.decode.pieces import PieceAssembler
 from cm3.documents.document import Document, ImageSegment
 from cm3.documents.images import decode_image
-from cm3.gaps import GAP, Boxes, region_cells, text_with_gaps
+from cm3.gaps import GAP, Boxes, picture_codes, region_cells, text_with_gaps
 from cm3.model import CM3ForCausalLM
 from cm3.model_folder import Parts, assemble_model_folder, open_model_folder
 from cm3.sequences.augmentation import augment
@@ -135,7 +136,7 @@ class CM3Pipeline:
         `Reranker`. retrieve: put so many documents of the memory before the prompt. Raises `InputError` for an empty or too
         long prompt, `UsageError` for an option or a part that is not there, or for more pictures than memory holds.
         """
-        _require_positive(n=n, best_of=best_of)
+        require_positive(n=n, best_of=best_of)
         if best_of > 1 and prompt is None:
             raise UsageError("best_of chooses by the prompt; give a prompt, or leave best_of at 1")
         if not (rerank in ("encoder", "likelihood") or isinstance(rerank, Reranker)):
@@ -164,14 +165,14 @@ class CM3Pipeline:
 
     def write(self, n: int = 1, seed: int = 0, limit: int = TEXT_LIMIT, **options: Any) -> list[str]:
         """`n` texts of anything, of at most `limit` tokens."""
-        _require_positive(n=n)
+        require_positive(n=n)
         start = document_start(self.vocab)
         requests = [Request(start, TextAnswer(self._fitting(start, limit)), seed, index) for index in range(n)]
         return [self.text_of(generation) for generation in self.decode(requests, options, DRAWING)]
 
     def imagine(self, n: int = 1, seed: int = 0, limit: int = TEXT_LIMIT, **options: Any) -> list[Document]:
         """`n` documents of anything: a text of at most `limit` tokens and its picture, drawn together."""
-        _require_positive(n=n)
+        require_positive(n=n)
         requests = [Request(document_start(self.vocab), PairAnswer(limit), seed, index) for index in range(n)]
         documents = []
         for index, generation in enumerate(self.decode(requests, options, DRAWING)):
@@ -239,8 +240,7 @@ class CM3Pipeline:
         """`infill` with codes and seed.
 
         The region is a `mask` of the picture's size (light or true: fill in) or a `box` (x0, y0, x1, y1) in its pixels, or
-        several boxes; every code that it touches is drawn anew, all others stay as they are, also where the model was asked for
-        more because the region has more runs than the vocabulary has sentinels. prompt: what the picture shows.
+        several boxes; every code that it touches is drawn anew, all others stay as they are. prompt: what the picture shows.
         """
         segment = self._segment(image)
         cells = region_cells(segment, self._image_tokenizer(), mask, box)
@@ -248,7 +248,8 @@ class CM3Pipeline:
         masked = task.masked(segment, cells, caption, self.tokenizer)
         asked, answer = infilling(masked, self.vocab)
         [generation] = self.decode([Request(asked, answer, seed)], options, EXACT)
-        codes = np.where(cells, self.filled_codes(masked, generation), self._picture_codes(masked.token_ids))
+        # a region of more runs than there are sentinels was closed up; what that added is put back
+        codes = np.where(cells, self.filled_codes(masked, generation), picture_codes(masked.token_ids, self.vocab))
         return DrawnPicture(self.decode_codes([codes])[0], codes, (seed, 0))
 
     def chat(self, messages: Sequence[Message], seed: int = 0, limit: int = 256, **options: Any) -> dict[str, Any]:
@@ -284,12 +285,7 @@ class CM3Pipeline:
 
     def filled_codes(self, masked: TokenizedDocument, generation: Generation) -> np.ndarray:
         """The codes (h, w) of the masked picture with its gaps as `generation` fills them."""
-        return self._picture_codes(fill(masked, generation.token_ids, self.vocab))
-
-    def _picture_codes(self, masked_ids: np.ndarray) -> np.ndarray:
-        """The codes (h, w) of the one picture of a masked sequence (T,), its spans put back."""
-        ids = restore(masked_ids, self.vocab)
-        return self.vocab.codes(ids[self.vocab.is_image(ids)]).reshape(self.vocab.grid_shape)
+        return picture_codes(fill(masked, generation.token_ids, self.vocab), self.vocab)
 
     def decode_codes(self, codes: Sequence[np.ndarray]) -> list[Image.Image]:
         """Codes (h, w) each → pictures."""
@@ -367,7 +363,7 @@ class CM3Pipeline:
 
     def _fitting(self, prompt: Prompt, limit: int) -> int:
         """`limit`, or what is left of the context (at least 1: decoding says that nothing fits)."""
-        _require_positive(limit=limit)
+        require_positive(limit=limit)
         return max(1, min(limit, self.model.config.max_position_embeddings - len(prompt.token_ids)))
 
     def _neighbors(self, turns: Sequence[Turn], count: int) -> list[Document]:
@@ -395,12 +391,6 @@ class CM3Pipeline:
 
 
 _WORDS = {"text_to_image": "prompt", "vqa": "question", "editing": "instruction"}
-
-
-def _require_positive(**numbers: int) -> None:
-    for name, value in numbers.items():
-        if value < 1:
-            raise UsageError(f"{name} must be at least 1, got {value}")
 
 
 def _options(given: Mapping[str, Any] | DecodingOptions, default: DecodingOptions) -> DecodingOptions:

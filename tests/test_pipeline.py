@@ -344,7 +344,7 @@ def test_what_is_saved_draws_the_same(pipe, tmp_path):
         (lambda pipe, image: pipe.write(n=-1), UsageError, "n must be at least 1, got -1"),
         (lambda pipe, image: pipe.write(limit=0), UsageError, "limit must be at least 1, got 0"),
         (lambda pipe, image: pipe.imagine(n=-1), UsageError, "n must be at least 1, got -1"),
-        (lambda pipe, image: pipe.imagine(limit=0), UsageError, "limit must be at least 1 token, got 0"),
+        (lambda pipe, image: pipe.imagine(limit=0), UsageError, "limit must be at least 1, got 0"),
         (lambda pipe, image: pipe.generate("a", best_of=2), UsageError, "encoder/"),
         (lambda pipe, image: pipe.generate(None, best_of=2), UsageError, "prompt"),
         (lambda pipe, image: pipe.generate("a", retrieve=1), UsageError, "memory/"),

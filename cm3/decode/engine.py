@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from cm3.core.counts import require_positive
 from cm3.core.errors import InputError, UsageError
 from cm3.core.protocols import DecodingStrategy
 from cm3.decode.flight import Emission, Flight, Plan
@@ -49,8 +50,7 @@ class DecodingEngine:
         Raises `InputError` when a prompt and its answer do not fit into the model's context, `UsageError` when memory does
         not hold even one, or for a batch size below 1.
         """
-        if batch_size < 1:
-            raise UsageError(f"batch_size must be at least 1, got {batch_size}")
+        require_positive(batch_size=batch_size)
         by_length = sorted(range(len(requests)), key=lambda index: self._expected_length(requests[index]))
         answers: list[Generation | None] = [None] * len(requests)
         while by_length:
@@ -76,8 +76,7 @@ class DecodingEngine:
 
         window: how many tokens of a picture are tried in one forward (`jacobi.py`); the tokens are the same for any number.
         """
-        if window < 1:
-            raise UsageError(f"window must be at least 1, got {window}")
+        require_positive(window=window)
         if not requests:
             return
         plan = Plan.of(requests, strategy or Plain(), sampling or Sampling())

@@ -11,7 +11,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from cm3.core.errors import UsageError
+from cm3.core.counts import require_positive
 from cm3.tokens import Vocab
 from cm3.tokens.layout import delimiters
 from cm3.tokens.tokenized import SpanKind
@@ -62,7 +62,7 @@ class TextAnswer:
     limit: int = 64
 
     def __post_init__(self) -> None:
-        _require_limit(self.limit)
+        require_positive(limit=self.limit)
 
     def max_tokens(self, vocab: Vocab) -> int:
         return self.limit
@@ -80,7 +80,7 @@ class PairAnswer:
     limit: int = 64
 
     def __post_init__(self) -> None:
-        _require_limit(self.limit)
+        require_positive(limit=self.limit)
 
     def max_tokens(self, vocab: Vocab) -> int:
         return self.limit + 1 + vocab.num_image_tokens
@@ -143,7 +143,7 @@ class FreeAnswer:
     max_images: int = 1
 
     def __post_init__(self) -> None:
-        _require_limit(self.limit)
+        require_positive(limit=self.limit)
 
     def max_tokens(self, vocab: Vocab) -> int:
         return self.limit
@@ -241,11 +241,6 @@ def _text(
         if token in closing:
             return taken + 1, int(token)
     return limit, None
-
-
-def _require_limit(limit: int) -> None:
-    if limit < 1:
-        raise UsageError(f"limit must be at least 1 token, got {limit}")
 
 
 def _text_range(vocab: Vocab) -> tuple[int, int]:

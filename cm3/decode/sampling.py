@@ -20,10 +20,10 @@ from cm3.core.errors import UsageError
 class Sampling:
     """How tokens are drawn.
 
-    temperature: 0 (or less than 1e-6) takes the most likely token; top_k: keep the k most likely ids (0: all); top_p: keep the smallest set of
-    most likely ids whose probabilities reach p (1: all); min_p: keep ids at least so probable as min_p times the most likely
-    one (0: all; arXiv:2407.01082); repetition_penalty: above 1, ids that were already seen become less likely (1: off;
-    arXiv:1909.05858). Raises `UsageError` for a value out of range.
+    temperature: 0 (or less than 1e-6) takes the most likely token; top_k: keep the k most likely ids (0: all); top_p: keep
+    the smallest set of most likely ids whose probabilities reach p (1: all); min_p: keep ids at least so probable as min_p
+    times the most likely one (0: all; arXiv:2407.01082); repetition_penalty: above 1, ids that were already seen become less
+    likely (1: off; arXiv:1909.05858). Raises `UsageError` for a value out of range.
     """
 
     temperature: float = 1.0

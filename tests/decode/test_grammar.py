@@ -25,7 +25,7 @@ def drive(answer: Answer, vocab: Vocab, seed: int, piece: int = 3) -> tuple[list
 
 @pytest.mark.parametrize("kind", [TextAnswer, PairAnswer, FreeAnswer])
 def test_an_answer_of_no_tokens_is_refused(kind) -> None:
-    with pytest.raises(UsageError, match="limit must be at least 1 token, got 0"):
+    with pytest.raises(UsageError, match="limit must be at least 1, got 0"):
         kind(0)
 
 
