@@ -286,7 +286,7 @@ exec "$@"
     monkeypatch.setenv("PATH", os.pathsep.join([str(folder), str(Path(sys.executable).parent), os.environ["PATH"]]))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray() -> Iterator[None]:
     """Two processors of this machine as a cluster of Ray."""
     engine = pytest.importorskip("ray", reason="the extra `scale` is not installed")

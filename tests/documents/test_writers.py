@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -172,7 +172,8 @@ metas = st.dictionaries(
 
 @pytest.mark.parametrize("format", ["webdataset", "jsonl"])
 @settings(max_examples=25, deadline=None, derandomize=True)
-@given(st.lists(st.tuples(st.lists(segments, min_size=1, max_size=4), metas), min_size=1, max_size=3))
+@given(drawn=st.lists(st.tuples(st.lists(segments, min_size=1, max_size=4), metas), min_size=1, max_size=3))
+@example(drawn=[([ImageSegment(image=picture(0)), ImageSegment(image=picture(0))], {"images": 0})])
 def test_any_document_round_trips(tmp_path_factory: pytest.TempPathFactory, format: str, drawn: list) -> None:
     documents = [Document(f"d{number}", tuple(parts), meta) for number, (parts, meta) in enumerate(drawn)]
     out = tmp_path_factory.mktemp("drawn") / "out"
