@@ -18,6 +18,21 @@ from torch import Tensor
 from cm3.core.errors import ArtefactError
 
 
+class _Ignored(dict[Any, Any]):
+    """Stands for what PyTorch Lightning keeps beside the weights: read as an empty container, never as code."""
+
+
+_IGNORED = [
+    (_Ignored, f"pytorch_lightning.{name}")
+    for name in (
+        "callbacks.model_checkpoint.ModelCheckpoint",
+        "callbacks.pt_callbacks.ModelCheckpoint",
+        "callbacks.early_stopping.EarlyStopping",
+        "utilities.parsing.AttributeDict",
+    )
+]
+
+
 def load_safetensors(path: Path) -> dict[str, Tensor]:
     """Name → tensor of a safetensors file. Raises `ArtefactError` when it is damaged."""
     try:
@@ -29,10 +44,12 @@ def load_safetensors(path: Path) -> dict[str, Tensor]:
 def load_torch(path: Path, mmap: bool = False) -> Any:
     """What `torch.save` wrote, on the CPU; with `mmap` tensors are read from the file when they are used.
 
+    Names of Lightning classes, which old `.ckpt` files of taming-transformers and LDM hold, are passed over.
     Raises `ArtefactError` when it is damaged or holds more than tensors and plain containers.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        with torch.serialization.safe_globals(_IGNORED):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0][:200]
         raise ArtefactError(
