@@ -7,6 +7,7 @@ that is not tensors and plain containers. What goes wrong is an `ArtefactError` 
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ class _Ignored(dict[Any, Any]):
     """Stands for what PyTorch Lightning keeps beside the weights: read as an empty container, never as code."""
 
 
-_IGNORED = [
+_IGNORED: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (_Ignored, f"pytorch_lightning.{name}")
     for name in (
         "callbacks.model_checkpoint.ModelCheckpoint",
