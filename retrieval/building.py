@@ -74,7 +74,7 @@ def build(
     loaded = HashingEncoder() if folder is None else load_encoder(folder)
     embedded = folder if config.embed_encoder or folder == scratch else None  # the trained one stands nowhere else
     plan = BankPlan(out, loaded, config, embedded, {"source": _name(source), **_stated_encoder(folder)})
-    built = plan.publish(lambda writer: _add_all(writer, source, config, report))
+    built = plan.publish(lambda writer: _add_all(writer, source, report))
     shutil.rmtree(scratch, ignore_errors=True)
     return built
 
@@ -89,7 +89,7 @@ def add(path: Path | str, source: Source, config: BuildConfig | None = None, rep
 
     def fill(writer: BankWriter) -> None:
         writer.take_over(bank, everything)
-        _add_all(writer, source, config, report, len(bank))
+        _add_all(writer, source, report, len(bank))
 
     return derived_plan(bank, Path(path), config).publish(fill)
 
@@ -154,8 +154,9 @@ def import_clip_retrieval(
     return plan.publish(fill)
 
 
-def _add_all(writer: BankWriter, source: Source, config: BuildConfig, report: ReadReport | None, before: int = 0) -> None:
+def _add_all(writer: BankWriter, source: Source, report: ReadReport | None, before: int = 0) -> None:
     """Encode and append every document of `source` behind `before` others, with progress."""
+    config = writer.config
     documents = islice(_checked(source, report) if isinstance(source, str | Path) else iter(source), config.max_documents)
     known = _count(source)
     total = min(known, config.max_documents or known) or config.max_documents or 0

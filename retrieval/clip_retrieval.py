@@ -26,7 +26,7 @@ from cm3.documents.document import Document, ImageSegment, TextSegment
 from retrieval.bank import MemoryBank
 from retrieval.embedding import embed_parts, unit_rows
 from retrieval.encoders import Encoder
-from retrieval.store import only_codes
+from retrieval.store import pictures_of
 
 KIND = "clip_retrieval"
 _ROWS_PER_FILE = 65_536
@@ -189,9 +189,8 @@ def _write_partition(bank: MemoryBank, rows: range, number: int, folder: Path) -
     table, vectors = [], {part: list[np.ndarray]() for part in _PARTS}
     for start in range(rows.start, rows.stop, _BATCH):
         documents = [bank.store[row] for row in range(start, min(start + _BATCH, rows.stop))]
-        pictures = [[segment for segment in document.images if not only_codes(segment)] for document in documents]
         vectors["text"].append(_encoded(bank, [document.text for document in documents], [[] for _ in documents]))
-        loaded = [[segment.load() for segment in group] for group in pictures]
+        loaded = [pictures_of(document) for document in documents]
         vectors["img"].append(_encoded(bank, [""] * len(documents), loaded))
         for row, document, group in zip(range(start, rows.stop), documents, loaded, strict=False):
             place = f"images/{row:09d}.png" if group else None
