@@ -114,11 +114,13 @@ def drawing(points: dict[str, tuple[float, float, float]], count: int, width: in
     times = np.log10([point[0] for point in points.values()])
     low, high = float(times.min()) - 0.2, float(times.max()) + 0.35
     marks = []
-    for place, (kind, (milliseconds, recall, size)) in enumerate(sorted(points.items(), key=lambda point: point[1])):
+    ordered = sorted(points.items(), key=lambda point: point[1])
+    following = [recall for _, (_, recall, _) in ordered[1:]] + [0.0]
+    for (kind, (milliseconds, recall, size)), after in zip(ordered, following):
         x = 60 + 520 * (np.log10(milliseconds) - low) / (high - low)
         y = 340 - 300 * (recall - 0.9) / 0.1
         marks.append(f'<circle cx="{x:.0f}" cy="{y:.0f}" r="{2 + size**0.5 / 4:.1f}" fill="#4477aa" fill-opacity="0.6"/>')
-        beside = y + (16 if place % 2 else -10)  # neighbors would write over each other
+        beside = y - 10 if recall > after - 0.001 else y + 16  # away from the next dot and its label
         marks.append(f'<text x="{x + 10:.0f}" y="{beside:.0f}">{kind}: {milliseconds:.2f} ms, {size:.0f} B</text>')
     levels = (0.9, 0.92, 0.94, 0.96, 0.98, 1.0)
     ticks = [f'<text x="20" y="{344 - 3000 * (level - 0.9):.0f}">{level:.2f}</text>' for level in levels]
