@@ -115,7 +115,7 @@ def drawing(points: dict[str, tuple[float, float, float]], count: int, width: in
     low, high = float(times.min()) - 0.2, float(times.max()) + 0.35
     marks = []
     ordered = sorted(points.items(), key=lambda point: point[1])
-    following = [recall for _, (_, recall, _) in ordered[1:]] + [0.0]
+    following = [recall for _, (_, recall, _) in ordered[1:]] + [2.0]
     for (kind, (milliseconds, recall, size)), after in zip(ordered, following):
         x = 60 + 520 * (np.log10(milliseconds) - low) / (high - low)
         y = 340 - 300 * (recall - 0.9) / 0.1
