@@ -22,8 +22,8 @@ Options = TypeVar("Options", bound=RunConfig)
 class PreprocessConfig(RunConfig):
     """How a picture of any size becomes a square: the same in training and inference.
 
-    `fit` "crop" scales the short side and cuts the middle out, "pad" scales the long side and fills up with `background`,
-    "stretch" ignores the aspect. A picture that already has the right size is never touched. `resample` "nearest" suits
+    `fit` "crop" scales the middle square (in whole pixels), "pad" scales the long side and fills up with `background`, "stretch"
+    ignores the aspect. A picture that already has the right size is never touched. `resample` "nearest" suits
     pixel art, "lanczos" everything else.
     """
 

@@ -62,4 +62,4 @@ def picture(segment: ImageSegment, size: int, draft: bool = False) -> Image.Imag
 
 def picture_array(segment: ImageSegment, size: int, config: PreprocessConfig, draft: bool = False) -> np.ndarray:
     """(3, size, size) uint8: the picture of a segment, fitted as `config` says. Raises `ImageError`."""
-    return fitted_array(picture(segment, size, draft), size, config, draft)
+    return fitted_array(picture(segment, size, draft), size, config)

@@ -158,7 +158,7 @@ def _load(
             number = document.images.index(segment)  # ids count all pictures of the document
             whole = picture(segment, size, how.draft)
             strengths = region_map(document, place, whole.size, size, config) if how.regions else np.empty(0, np.uint8)
-            loaded.append((f"{document.id}#{number}", fitted_array(whole, size, config, how.draft), strengths))
+            loaded.append((f"{document.id}#{number}", fitted_array(whole, size, config), strengths))
     except RecordError as error:
         return _Refused(document.id, error)
     return loaded

@@ -1,16 +1,15 @@
 """Pictures to pixels and back: one function for training, evaluation and inference, so that none crops differently.
 
-An image is uint8 PIL RGB of any size; pixels are float32 (B, 3, Y, X) in [-1, 1].
+An array is an upright RGB picture, uint8 (3, Y, X); pixels are float32 (B, 3, Y, X) in [-1, 1].
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,63 +22,72 @@ _RESAMPLE = {
     "box": Image.Resampling.BOX,
     "nearest": Image.Resampling.NEAREST,
 }
-# what torch scales in bytes; it has the Lanczos filter since 2.12
+# what torch scales in bytes, several times faster than Pillow; it has the Lanczos filter since 2.12
 _VECTORIZED = {"bicubic"} | ({"lanczos"} if hasattr(torch.ops.aten, "_upsample_lanczos2d_aa") else set())
-
-
-def fit_image(image: Image.Image, size: int, config: PreprocessConfig) -> Image.Image:
-    """A picture from anywhere, of any size and mode → upright RGB of `size` × `size`; pixels of that size stay as they are.
-
-    Raises `ImageError` (an `InputError`) for a picture that cannot be decoded.
-    """
-    return _fit_rgb(decode_image(image), size, config)
 
 
 def fit_map(values: Image.Image, size: int, config: PreprocessConfig) -> np.ndarray:
     """A map of mode "F" over a picture → (size, size) float32 over the fitted picture; 0 where the picture was padded."""
-    return np.asarray(_fitted(values, size, config.fit, Image.Resampling.BOX, 0.0))
+    width, height = _scaled_size(values, size, config)
+    fitted = np.zeros((size, size), np.float32)
+    inside = _inside(size, width, height)
+    fitted[inside] = np.asarray(_cut(values, config).resize((width, height), Image.Resampling.BOX))
+    return fitted
 
 
-def _fit_rgb(rgb: Image.Image, size: int, config: PreprocessConfig) -> Image.Image:
-    return _fitted(rgb, size, config.fit, _RESAMPLE[config.resample], config.background)
-
-
-def _fitted(image: Image.Image, size: int, fit: str, resample: Image.Resampling, background: Any) -> Image.Image:
-    if image.size == (size, size):
-        return image
-    if fit == "stretch":
-        return image.resize((size, size), resample)
-    if fit == "pad":
-        return ImageOps.pad(image, (size, size), resample, color=background)
-    return ImageOps.fit(image, (size, size), resample)
-
-
-def image_array(image: Image.Image) -> np.ndarray:
-    """RGB picture → (3, Y, X) uint8."""
-    return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
-
-
-def fitted_array(image: Image.Image, size: int, config: PreprocessConfig, draft: bool = False) -> np.ndarray:
+def fitted_array(image: Image.Image, size: int, config: PreprocessConfig) -> np.ndarray:
     """A picture as `decode_image` returns it → (3, size, size) uint8, fitted as `config` says.
 
-    `draft`: where torch can scale the bytes, it does, several times faster than Pillow; pixels may differ by 1 or 2.
+    Pixels are those of Pillow's `resize`, up to 1 or 2 where torch scales (it rounds the filter's weights to 16 bits).
     """
-    if not (draft and _torch_can_scale(image, config)):
-        return image_array(_fit_rgb(image, size, config))
-    array = np.asarray(image)
-    if config.fit == "crop":
-        side = min(image.size)
-        top, left = ((length - side) // 2 for length in array.shape[:2])
-        array = array[top : top + side, left : left + side]
-    pixels = torch.from_numpy(array.copy()).permute(2, 0, 1)[None]  # (1, 3, Y, X), channels last
-    scaled = F.interpolate(pixels, (size, size), mode=config.resample, antialias=True)
+    if image.size == (size, size):
+        return _channels_first(image)
+    width, height = _scaled_size(image, size, config)
+    scaled = _scaled(_cut(image, config), (width, height), config.resample)
+    if (width, height) == (size, size):
+        return scaled
+    fitted = np.empty((3, size, size), np.uint8)
+    fitted[:] = np.array(config.background, np.uint8)[:, None, None]
+    fitted[:, *_inside(size, width, height)] = scaled
+    return fitted
+
+
+def _cut(image: Image.Image, config: PreprocessConfig) -> Image.Image:
+    """The middle square, in whole pixels, if `config` crops; nothing outside it leaks into what is scaled."""
+    if config.fit != "crop" or image.width == image.height:
+        return image
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
+
+
+def _scaled_size(image: Image.Image, size: int, config: PreprocessConfig) -> tuple[int, int]:
+    """(width, height) to which a picture is scaled; less than `size` on one side only where it is padded."""
+    if config.fit != "pad":
+        return size, size
+    longest = max(image.size)
+    width, height = (max(1, round(side * size / longest)) for side in image.size)
+    return width, height
+
+
+def _inside(size: int, width: int, height: int) -> tuple[slice, slice]:
+    """Rows and columns of a square of `size` that a centered picture of width × height covers."""
+    top, left = (size - height) // 2, (size - width) // 2
+    return slice(top, top + height), slice(left, left + width)
+
+
+def _scaled(image: Image.Image, size: tuple[int, int], resample: str) -> np.ndarray:
+    """RGB picture → (3, Y, X) uint8 of `size` (X, Y)."""
+    if image.size == size or resample not in _VECTORIZED:
+        return _channels_first(image.resize(size, _RESAMPLE[resample]))
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]  # (1, 3, Y, X), channels last
+    scaled = F.interpolate(pixels, size[::-1], mode=resample, antialias=True)
     return np.ascontiguousarray(scaled[0].numpy())
 
 
-def _torch_can_scale(image: Image.Image, config: PreprocessConfig) -> bool:
-    """Whether the filter is one of torch's, and nothing is padded or cut through the middle of a pixel."""
-    whole_pixels = config.fit == "stretch" or (config.fit == "crop" and (image.width - image.height) % 2 == 0)
-    return config.resample in _VECTORIZED and whole_pixels
+def _channels_first(image: Image.Image) -> np.ndarray:
+    """RGB picture → (3, Y, X) uint8."""
+    return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
 
 
 def to_pixels(arrays: Tensor) -> Tensor:
@@ -91,7 +99,7 @@ def images_to_pixels(images: Sequence[Image.Image], size: int, config: Preproces
     """Pictures from anywhere → pixels (B, 3, size, size); no pictures give (0, 3, size, size). Raises `ImageError`."""
     if not images:
         return torch.empty(0, 3, size, size)
-    return to_pixels(torch.from_numpy(np.stack([image_array(fit_image(image, size, config)) for image in images])))
+    return to_pixels(torch.from_numpy(np.stack([fitted_array(decode_image(image), size, config) for image in images])))
 
 
 def pixels_to_arrays(pixels: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ def decode_image(
 
     Returns a new PIL image of mode RGB, 8 bit, with EXIF orientation applied and alpha laid on white.
     `draft_side`: a JPEG may come back at 1/2, 1/4 or 1/8 of its size as long as no side is shorter than this: several times
-    faster, but not the pixels that scaling the whole picture gives.
+    faster, but not the pixels that scaling the whole picture gives, and cut to half a pixel of the smaller one.
     Raises `ImageError` with a `reason`.
     """
     if isinstance(source, Image.Image):

@@ -16,7 +16,7 @@ from vqgan.config import PreprocessConfig
 from vqgan.loading import ordered_map, picture, picture_array
 
 
-def _photo(width: int = 400, height: int = 300) -> bytes:
+def _photo(width: int = 416, height: int = 320) -> bytes:
     """A JPEG of smooth shades and some edges."""
     y, x = np.mgrid[:height, :width] / 60
     pixels = np.stack([np.sin(x + y), np.cos(x - y), np.sin(x * y / 4)], -1) * 90 + 128
@@ -63,13 +63,13 @@ def test_an_error_comes_in_its_place_and_ends_the_reading() -> None:
 
 def test_a_draft_is_decoded_smaller_and_looks_the_same() -> None:
     segment = ImageSegment(encoded=_photo())
-    assert picture(segment, 64).size == (400, 300)
-    assert picture(segment, 64, draft=True).size == (100, 75)  # the least of 1/1, 1/2, 1/4, 1/8 with sides of 64 and more
+    assert picture(segment, 64).size == (416, 320)
+    assert picture(segment, 64, draft=True).size == (104, 80)  # the least of 1/1, 1/2, 1/4, 1/8 with sides of 64 and more
     exact, draft = (picture_array(segment, 64, PreprocessConfig(), draft).astype(float) for draft in (False, True))
     assert 10 * np.log10(255**2 / np.mean((exact - draft) ** 2)) > 40
     png = io.BytesIO()
     Image.open(io.BytesIO(_photo())).save(png, "PNG")
-    assert picture(ImageSegment(encoded=png.getvalue()), 64, draft=True).size == (400, 300)
+    assert picture(ImageSegment(encoded=png.getvalue()), 64, draft=True).size == (416, 320)
 
 
 def test_limits_are_those_of_the_whole_picture() -> None:

@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 
 from cm3.documents.document import ImageSegment
+from cm3.documents.images import decode_image
 from cm3.documents.reasons import ImageError, RejectReason
 from vqgan.config import PreprocessConfig
 from vqgan.loading import picture_array
-from vqgan.preprocessing import fit_image, fitted_array, images_to_pixels, pixels_to_images, to_pixels
+from vqgan.preprocessing import fit_map, fitted_array, images_to_pixels, pixels_to_images, to_pixels
 from vqgan.tokenizer import VQTokenizer
 
 RED, BLUE = (200, 0, 0), (0, 0, 200)
@@ -25,6 +26,11 @@ def _halves(width: int, height: int) -> Image.Image:
     image.paste(BLUE, (0, 0, width // 3, height))
     image.paste(BLUE, (width - width // 3, 0, width, height))
     return image
+
+
+def _fitted(image: Image.Image, size: int, config: PreprocessConfig) -> np.ndarray:
+    """(Y, X, 3) uint8."""
+    return fitted_array(decode_image(image), size, config).transpose(1, 2, 0)
 
 
 def test_levels_survive_the_round_trip() -> None:
@@ -39,13 +45,13 @@ def test_pixels_span_minus_one_to_one() -> None:
 
 
 def test_crop_keeps_the_middle() -> None:
-    array = np.asarray(fit_image(_halves(48, 16), 16, PreprocessConfig(fit="crop")))
+    array = _fitted(_halves(48, 16), 16, PreprocessConfig(fit="crop"))
     assert np.all(array == RED)
 
 
 def test_pad_keeps_everything_on_the_background() -> None:
     config = PreprocessConfig(fit="pad", background=(1, 2, 3), resample="box")
-    array = np.asarray(fit_image(_halves(48, 16), 24, config))
+    array = _fitted(_halves(48, 16), 24, config)
     assert np.all(array[:8] == (1, 2, 3))
     assert np.all(array[16:] == (1, 2, 3))
     assert np.all(array[8:16, :8] == BLUE)
@@ -53,31 +59,68 @@ def test_pad_keeps_everything_on_the_background() -> None:
 
 
 def test_stretch_keeps_the_proportions_of_neither_side() -> None:
-    array = np.asarray(fit_image(_halves(48, 16), 24, PreprocessConfig(fit="stretch", resample="nearest")))
+    array = _fitted(_halves(48, 16), 24, PreprocessConfig(fit="stretch", resample="nearest"))
     assert np.all(array[:, :8] == BLUE)
     assert np.all(array[:, 8:16] == RED)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "L", "P", "CMYK"])
 def test_other_modes_become_rgb(mode: str) -> None:
-    assert fit_image(Image.new(mode, (8, 8)), 8, PreprocessConfig()).mode == "RGB"
+    assert _fitted(Image.new(mode, (8, 8)), 8, PreprocessConfig()).shape == (8, 8, 3)
 
 
 def test_transparency_lies_on_white() -> None:
-    assert fit_image(Image.new("RGBA", (8, 8), (0, 0, 0, 0)), 8, PreprocessConfig()).getpixel((3, 3)) == (255, 255, 255)
+    assert np.all(_fitted(Image.new("RGBA", (8, 8), (0, 0, 0, 0)), 8, PreprocessConfig()) == 255)
 
 
-@pytest.mark.parametrize("resample", ["lanczos", "bicubic", "box"])
+_FILTERS = {"lanczos": Image.Resampling.LANCZOS, "bicubic": Image.Resampling.BICUBIC, "box": Image.Resampling.BOX}
+
+
+def _waves(width: int, height: int) -> np.ndarray:
+    y, x = np.mgrid[:height, :width] / 9
+    return (np.stack([np.sin(x + y), np.cos(x - y), np.sin(x)], -1) * 120 + 128).astype(np.uint8)
+
+
+@pytest.mark.parametrize("resample", list(_FILTERS))
+@pytest.mark.parametrize("sides", [(96, 64), (64, 97), (200, 40), (32, 32), (20, 28), (301, 300)])
+def test_scaled_as_by_pillow(resample: str, sides: tuple[int, int]) -> None:
+    width, height = sides
+    side, longest = min(sides), max(sides)
+    left, top = (width - side) // 2, (height - side) // 2
+    small = (round(32 * width / longest), round(32 * height / longest))
+    image = Image.fromarray(_waves(width, height))
+    padded = Image.new("RGB", (32, 32), "white")
+    padded.paste(image.resize(small, _FILTERS[resample]), ((32 - small[0]) // 2, (32 - small[1]) // 2))
+    expected = {
+        "crop": image.crop((left, top, left + side, top + side)).resize((32, 32), _FILTERS[resample]),
+        "stretch": image.resize((32, 32), _FILTERS[resample]),
+        "pad": padded,
+    }
+    for fit, picture in expected.items():
+        _require_near(_fitted(image, 32, PreprocessConfig(fit=fit, resample=resample)), picture)
+
+
+@pytest.mark.parametrize("resample", list(_FILTERS))
+@pytest.mark.parametrize("side", [20, 33, 64, 300])  # squares: Pillow chooses the order of its passes by the aspect
+def test_noise_is_scaled_as_by_pillow(resample: str, side: int) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8))
+    _require_near(_fitted(noise, 32, PreprocessConfig(resample=resample)), noise.resize((32, 32), _FILTERS[resample]))
+
+
+def _require_near(array: np.ndarray, picture: Image.Image) -> None:
+    apart = np.abs(array.astype(int) - np.asarray(picture))
+    assert apart.max() <= 2
+    assert apart.mean() < 0.25
+
+
 @pytest.mark.parametrize("fit", ["crop", "stretch", "pad"])
-@pytest.mark.parametrize("sides", [(96, 64), (64, 96), (200, 40), (32, 32), (20, 28)])
-def test_a_draft_is_scaled_like_the_whole_picture(fit: str, resample: str, sides: tuple[int, int]) -> None:
-    y, x = np.mgrid[: sides[1], : sides[0]] / 9
-    levels = np.stack([np.sin(x + y), np.cos(x - y), np.sin(x)], -1) * 120 + 128
-    image = Image.fromarray(levels.astype(np.uint8))
-    config = PreprocessConfig(fit=fit, resample=resample)
-    whole, draft = (fitted_array(image, 32, config, draft).astype(int) for draft in (False, True))
-    assert draft.shape == (3, 32, 32)
-    assert np.abs(whole - draft).max() <= 2
+def test_a_map_lies_where_its_picture_lies(fit: str) -> None:
+    levels = np.zeros((40, 70), np.uint8)
+    levels[10:30, 20:45] = 255
+    config = PreprocessConfig(fit=fit, resample="box", background=(0, 0, 0))
+    drawn = fit_map(Image.fromarray(levels.astype(np.float32) / 255), 32, config)
+    picture = _fitted(Image.fromarray(levels).convert("RGB"), 32, config)[:, :, 0]
+    assert np.abs(255 * drawn - picture).max() <= 1
 
 
 def _stored(image: Image.Image, format: str, **options: object) -> bytes:
