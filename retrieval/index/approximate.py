@@ -159,7 +159,6 @@ class ApproximateIndex:
     def search(self, queries: np.ndarray, k: int) -> Hits:
         """The `k` best of `k · rerank` candidates; an index of whole vectors has scored them already."""
         wanted = min(k * self.rerank, len(self.vectors))
-        queries = np.ascontiguousarray(queries, np.float32)
         parameters = None
         if self.lists is None:  # per search, since searches may run side by side
             parameters = _walk_parameters(max(self.breadth, wanted, 16))
