@@ -23,6 +23,7 @@ from PIL import Image
 from pydantic import Field
 
 from cm3.core.artefact import current, read_json, verify
+from cm3.core.devices import require_device
 from cm3.core.errors import ArtefactError, InputError, UsageError
 from cm3.core.generations import Hold, hold
 from cm3.core.runfile import RunConfig, validate
@@ -71,7 +72,7 @@ class MemoryBank:
         self.vectors = load_vectors(folder, (info.count, info.width))
         if len(self.store) != info.count:
             raise ArtefactError(f"{folder} holds {len(self.store)} documents but {info.count} vectors; build the memory again")
-        self.index: VectorIndex = INDEXES.get(str(info.index["kind"])).load(folder, self.vectors, info.index)
+        self.index: VectorIndex = INDEXES.get(str(info.index["kind"])).load(folder, self.vectors, info.index, device)
 
     def __len__(self) -> int:
         return self.info.count
@@ -148,10 +149,13 @@ def open_bank(path: Path | str, encoder: Path | str | None = None, verified: boo
 
     encoder: where its encoder lies; by default `path/encoder`, then `path/../encoder`. It is only loaded by a search.
     verified: check every file against its hash first (once, before anything else reads them); False checks names and sizes.
+    device: where the encoder runs and, on a GPU, an exact index finds its candidates, in a copy of the vectors.
 
-    Raises `ArtefactError` for a folder that is no memory bank, is damaged, or does not hold what it says.
+    Raises `ArtefactError` for a folder that is no memory bank, is damaged, or does not hold what it says, `UsageError` for a
+    device that is not there.
     """
     path = Path(path)
+    require_device(device)
     places = [Path(encoder)] if encoder is not None else [path.absolute().parent / ENCODER_FOLDER]
     while True:
         place = hold(path)

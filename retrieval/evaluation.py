@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from cm3.core.artefact import current
+from cm3.core.devices import require_device
 from cm3.core.errors import InputError
 from cm3.core.seeding import numpy_generator
 from cm3.documents.document import Document
@@ -30,17 +31,24 @@ _TIMED = 50
 
 
 def evaluate(
-    path: Path | str, data: Path | str | Iterable[Document], limit: int = 256, report: ReadReport | None = None
+    path: Path | str,
+    data: Path | str | Iterable[Document],
+    limit: int = 256,
+    report: ReadReport | None = None,
+    verified: bool = True,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Evaluate the encoder folder or memory bank at `path` on the first `limit` pairs of `data`.
 
-    Returns the figures of `evaluate_encoder`, and for a bank also those of `evaluate_bank`. Raises `InputError` for fewer
-    than two pairs, `ArtefactError` for an unusable folder.
+    verified, device: as in `open_bank`. Returns the figures of `evaluate_encoder`, and for a bank also those of
+    `evaluate_bank`. Raises `InputError` for fewer than two pairs, `ArtefactError` for an unusable folder, `UsageError` for a
+    device that is not there.
     """
+    require_device(device)
     documents = _checked(data, report) if isinstance(data, str | Path) else data
     if not (current(path) / BANK_FILE).is_file():
-        return evaluate_encoder(load_encoder(path), documents, limit)
-    bank = open_bank(path)
+        return evaluate_encoder(load_encoder(path, device), documents, limit)
+    bank = open_bank(path, verified=verified, device=device)
     return {**evaluate_encoder(bank.encoder, documents, limit), **evaluate_bank(bank)}
 
 

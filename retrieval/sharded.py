@@ -59,7 +59,10 @@ class ShardedBank:
         return found
 
 
-def open_banks(paths: Sequence[Path | str], verified: bool = True) -> MemoryBank | ShardedBank:
-    """The bank at the one path, or all of several as one. Raises what `open_bank` and `ShardedBank` raise."""
-    banks = [open_bank(path, verified=verified) for path in paths]
+def open_banks(paths: Sequence[Path | str], verified: bool = True, device: str = "cpu") -> MemoryBank | ShardedBank:
+    """The bank at the one path, or all of several as one; `verified` and `device` as in `open_bank`.
+
+    Raises what `open_bank` and `ShardedBank` raise.
+    """
+    banks = [open_bank(path, verified=verified, device=device) for path in paths]
     return banks[0] if len(banks) == 1 else ShardedBank(banks)

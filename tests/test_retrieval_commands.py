@@ -95,6 +95,25 @@ def test_damage_is_found(command, memory):
         command.fails(4, ["vectors.npy", "damaged"], "retrieval", action[0], memory, *action[1:])
 
 
+def test_unverified_starts_without_reading_every_byte_but_finds_what_is_missing(command, memory):
+    vectors, pictures = current(memory) / "vectors.npy", current(memory) / "pictures.bin"
+    content = bytearray(vectors.read_bytes())
+    content[300] ^= 1
+    vectors.write_bytes(content)
+    command.works("retrieval", "search", memory, "--text", "x", "--unverified")
+    command.works("retrieval", "info", memory, "--unverified")
+    command.works("retrieval", "neighbors", memory, "data", "table", "--unverified")
+    pictures.write_bytes(pictures.read_bytes()[:-1])
+    command.fails(4, ["pictures.bin", "bytes, expected"], "retrieval", "search", memory, "--text", "x", "--unverified")
+
+
+def test_a_device_that_is_not_there_is_named(command, memory):
+    search = ("retrieval", "search", memory, "--text", "picture")
+    assert command.works(*search, "--device", "cpu") == command.works(*search)
+    for action in (search, ("retrieval", "neighbors", memory, "data", "t"), ("retrieval", "eval", memory, "data")):
+        command.fails(2, ["no device 'cuda:99'", "take cpu"], *action, "--device", "cuda:99")
+
+
 def test_a_memory_limit_says_the_estimate(command, pictures, tmp_path):
     pictures("data")
     build = ("retrieval", "build", "data", "memory", "--encoder", "hashing", "--memory-limit", "0.000001")

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 Data = Annotated[str, typer.Argument(help="Documents: a folder, WebDataset, JSONL, or pictures with an index table.")]
 Memory = Annotated[Path, typer.Argument(help="A memory bank, or a model folder that has one.")]
 Index = Annotated[str, typer.Option(help="Index (`cm3 list indexes`), or `auto` for the rule in docs/retrieval.md.")]
+Unverified = Annotated[
+    bool,
+    typer.Option(
+        "--unverified", help="Check names and sizes of the memory's files, not their hashes: starts at once, misses flipped bits."
+    ),
+]
 MemoryLimit = Annotated[float | None, typer.Option(min=0, help="GiB that building and searching the index may take.")]
 MinRecall = Annotated[float, typer.Option(min=0, max=1, help="Refuse an index that finds less of what an exact search finds.")]
 
@@ -137,12 +143,13 @@ def import_(
 def export(
     memory: Memory,
     out: Annotated[Path, typer.Argument(help="Folder for embeddings, metadata and pictures.")],
+    unverified: Unverified = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a memory bank in the layout of clip-retrieval (npy embeddings, parquet metadata, pictures)."""
     import retrieval
 
-    bank = retrieval.open(inner_bank(memory))
+    bank = retrieval.open(inner_bank(memory), verified=not unverified)
     emit({"path": retrieval.write_clip_retrieval(bank, out), "count": len(bank)}, f"{out}: {len(bank)} documents", as_json)
 
 

@@ -17,9 +17,11 @@ from typing import Annotated, Any
 import typer
 
 from cm3.commands import memory as changes
-from cm3.commands.memory import Data, Memory, inner_bank
+from cm3.commands.memory import Data, Memory, Unverified, inner_bank
 from cm3.commands.output import AsJson, Overrides, emit, table
 from cm3.core.errors import UsageError
+
+Device = Annotated[str, typer.Option(help="Where the encoder runs and an exact index is searched: cpu, cuda.")]
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -57,6 +59,8 @@ def search(
     k: Annotated[int, typer.Option("--k", "-k", min=1, help="How many documents.")] = 4,
     pictures: Annotated[Path | None, typer.Option(help="Write the pictures found into this folder.")] = None,
     grid: Annotated[Path | None, typer.Option(help="Also write one PNG with all pictures found.")] = None,
+    device: Device = "cpu",
+    unverified: Unverified = False,
     as_json: AsJson = False,
 ) -> None:
     """Find the documents nearest to a text, a picture, or both, in one memory bank or in several at once."""
@@ -65,7 +69,7 @@ def search(
     from cm3.documents.images import decode_image
     from retrieval.results import picture_grid, search_records, search_table
 
-    bank = retrieval.open_banks([inner_bank(memory) for memory in memories])
+    bank = retrieval.open_banks([inner_bank(memory) for memory in memories], not unverified, device)
     picture = None if image is None else decode_image(image)
     neighbors = bank.search(text=text, image=picture, k=k)
     if grid is not None:
@@ -82,6 +86,8 @@ def neighbors(
     k: Annotated[int, typer.Option("--k", "-k", min=1, help="Neighbors per document; training draws from them.")] = 4,
     recipe: Annotated[str, typer.Option(help="How neighbors are chosen: `cm3leon` or `ra_cm3`.")] = "cm3leon",
     seed: Annotated[int, typer.Option(min=0, help="Of the words and picture parts that a query leaves out.")] = 0,
+    device: Device = "cpu",
+    unverified: Unverified = False,
     as_json: AsJson = False,
 ) -> None:
     """Find the neighbors of every document of a training set, as pretraining with retrieval reads them.
@@ -96,7 +102,8 @@ def neighbors(
     if recipe not in recipes:
         raise UsageError(f"unknown recipe {recipe!r}; {nearest(recipe, list(recipes))}")
     report = ReadReport()
-    made = retrieval.write_neighbors(retrieval.open(inner_bank(memory)), data, out, k, recipes[recipe](seed), report)
+    bank = retrieval.open(inner_bank(memory), verified=not unverified, device=device)
+    made = retrieval.write_neighbors(bank, data, out, k, recipes[recipe](seed), report)
     text = f"{out}: {made.count} documents, {made.complete:.1%} of them with {k} neighbors"
     emit({**vars(made), "rejected": report.rejected}, text, as_json)
 
@@ -106,6 +113,8 @@ def evaluate(
     encoder: Annotated[Path, typer.Argument(help="An encoder folder or a memory bank.")],
     data: Annotated[str, typer.Argument(help="Held-out pairs of picture and text.")],
     limit: Annotated[int, typer.Option("-n", "--limit", min=1, help="At most so many pairs.")] = 256,
+    device: Device = "cpu",
+    unverified: Unverified = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure an encoder (recall of pictures by text and of texts by picture, beside chance) or a memory bank."""
@@ -113,17 +122,17 @@ def evaluate(
     from cm3.documents.report import ReadReport
 
     report = ReadReport()
-    figures = retrieval.evaluate(encoder, data, limit, report)
+    figures = retrieval.evaluate(encoder, data, limit, report, not unverified, device)
     report.check()
     emit(figures, _figures(figures), as_json)
 
 
 @app.command("info")
-def info(memory: Memory, as_json: AsJson = False) -> None:
+def info(memory: Memory, unverified: Unverified = False, as_json: AsJson = False) -> None:
     """Show what a memory bank holds: documents, index, measured recall, encoder."""
     import retrieval
 
-    bank = retrieval.open(inner_bank(memory))
+    bank = retrieval.open(inner_bank(memory), verified=not unverified)
     value = {**bank.info.model_dump(mode="json"), "generation": bank.folder.name}
     emit(value, _figures(value), as_json)
 

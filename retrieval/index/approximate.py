@@ -83,8 +83,10 @@ class ApproximateKind:
                 index.add(np.ascontiguousarray(vectors[start : start + _ADDED]))
         return built
 
-    def load(self, folder: Path, vectors: np.ndarray, description: Mapping[str, Any]) -> ApproximateIndex:
-        """Read the index and check it against `vectors` and its own description. See `IndexKind.load`."""
+    def load(self, folder: Path, vectors: np.ndarray, description: Mapping[str, Any], device: str = "cpu") -> ApproximateIndex:
+        """Read the index and check it against `vectors` and its own description; faiss searches on the CPU whatever `device` is.
+
+        See `IndexKind.load`."""
         loaded = ApproximateIndex(self, str(description.get("recipe", "")), read_index(folder, vectors), vectors)
         loaded.rerank = int(description.get("rerank", self.rerank))
         if loaded.lists is None:  # the file of lists holds their breadth, that of a graph does not

@@ -1,18 +1,21 @@
 """Exact search: one matrix product per block of vectors, then a top-k. Right by construction, and the default.
 
 A batch of queries shares one pass over the vectors, and torch's matrix product is several times faster than the one in
-faiss wheels. The candidates are scored again in double precision (`exact_hits`), so neither blocks nor batches change a result.
+faiss wheels. The candidates are scored again in double precision (`exact_hits`), so neither blocks nor batches nor the device
+that finds them change a result.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from cm3.core.errors import UsageError
 from retrieval.index.protocol import Footprint, Hits
 from retrieval.index.scoring import exact_hits
 
@@ -25,10 +28,14 @@ _ROUNDING = 1e-5  # more than a float32 product of unit vectors can be wrong
 
 
 class FlatIndex:
-    """Fulfils `VectorIndex`, and as a class `IndexKind`, over an array (N, E) float32, which may be memory-mapped."""
+    """Fulfils `VectorIndex`, and as a class `IndexKind`, over an array (N, E) float32, which may be memory-mapped.
 
-    def __init__(self, vectors: np.ndarray) -> None:
-        self.vectors = vectors
+    device: where candidates are found. Another one than the CPU holds a copy of the vectors, made by the first search; its
+    products must be of full float32 precision, as torch's are unless it is told otherwise (TF32).
+    """
+
+    def __init__(self, vectors: np.ndarray, device: str = "cpu") -> None:
+        self.vectors, self.device = vectors, device
 
     @classmethod
     def footprint(cls, count: int, width: int) -> Footprint:
@@ -46,9 +53,9 @@ class FlatIndex:
         return cls(vectors)
 
     @classmethod
-    def load(cls, folder: Path, vectors: np.ndarray, description: Mapping[str, Any]) -> FlatIndex:
+    def load(cls, folder: Path, vectors: np.ndarray, description: Mapping[str, Any], device: str = "cpu") -> FlatIndex:
         """Refer to `vectors`; `folder` holds nothing of a flat index."""
-        return cls(vectors)
+        return cls(vectors, device)
 
     def tune(self, queries: np.ndarray, target: float) -> None:
         """Nothing to tune."""
@@ -63,7 +70,7 @@ class FlatIndex:
     def search(self, queries: np.ndarray, k: int) -> Hits:
         """The exact `k` nearest of each query; `k` may be at most N."""
         wanted = min(k + _MARGIN, len(self.vectors))
-        rows = self._candidates(torch.from_numpy(np.ascontiguousarray(queries)), wanted).numpy()
+        rows = self._candidates(torch.from_numpy(np.ascontiguousarray(queries)).to(self.device), wanted).cpu().numpy()
         scores, rows = exact_hits(queries, self.vectors, rows, wanted)
         kth = scores[:, k - 1] - _ROUNDING
         if wanted < len(self.vectors) and (crowded := scores[:, -1] >= kth).any():  # more near-equals than candidates
@@ -73,14 +80,23 @@ class FlatIndex:
                 [scores[place, :k]], [rows[place, :k]] = exact_hits(query, self.vectors, equals, k)
         return scores[:, :k], rows[:, :k]
 
+    @cached_property
+    def _searched(self) -> torch.Tensor:
+        """The vectors (N, E) on the device; on the CPU the array itself."""
+        try:
+            return torch.from_numpy(self.vectors).to(self.device)
+        except torch.OutOfMemoryError:
+            needed = self.vectors.nbytes / 2**30
+            raise UsageError(f"{self.device} has no room for {needed:.3g} GiB of vectors; search on the CPU") from None
+
     def _candidates(self, queries: torch.Tensor, wanted: int) -> torch.Tensor:
         """Rows (B, wanted) of the best of each query by float32 products, block by block of vectors; their order is open."""
         block = max(_BLOCK_SCORES // max(len(queries), 1), wanted)
         if block >= len(self.vectors):
-            return largest(queries @ torch.from_numpy(self.vectors).T, wanted)
+            return largest(queries @ self._searched.T, wanted)
         scores, rows = [], []
         for start in range(0, len(self.vectors), block):
-            found = queries @ torch.from_numpy(self.vectors[start : start + block]).T  # (B, block)
+            found = queries @ self._searched[start : start + block].T  # (B, block)
             columns = largest(found, min(wanted, found.shape[1]))
             scores.append(found.gather(1, columns))
             rows.append(columns + start)
@@ -93,13 +109,13 @@ def largest(scores: torch.Tensor, k: int) -> torch.Tensor:
     They stand in the k runs of `_RUN` columns with the largest maxima, and those maxima are found in one cheap pass.
     """
     batch, count = scores.shape
-    if batch == 1 and k < count <= _FEW:
+    if batch == 1 and k < count <= _FEW and scores.device.type == "cpu":
         return torch.from_numpy(np.argpartition(scores.numpy(), count - k)[:, count - k :])
     whole = count // _RUN * _RUN
     if whole < 2 * k * _RUN:
         return scores.topk(k, dim=1).indices
     maxima = scores[:, :whole].view(batch, -1, _RUN).amax(2)
     runs = maxima.topk(k, dim=1).indices  # (B, k)
-    inside = (_RUN * runs[:, :, None] + torch.arange(_RUN)).flatten(1)
-    columns = torch.cat([inside, torch.arange(whole, count).expand(batch, -1)], 1)
+    inside = (_RUN * runs[:, :, None] + torch.arange(_RUN, device=scores.device)).flatten(1)
+    columns = torch.cat([inside, torch.arange(whole, count, device=scores.device).expand(batch, -1)], 1)
     return columns.gather(1, scores.gather(1, columns).topk(k, dim=1).indices)

@@ -54,7 +54,9 @@ class IndexKind(Protocol):
 
         Raises `InputError` for fewer vectors than this kind needs."""
 
-    def load(self, folder: Path, vectors: np.ndarray, description: Mapping[str, Any]) -> VectorIndex:
+    def load(self, folder: Path, vectors: np.ndarray, description: Mapping[str, Any], device: str = "cpu") -> VectorIndex:
         """Read what `save` wrote; `vectors` are the ones it was built from and `description` what it said of itself.
+
+        device: where a kind that can search elsewhere than on the CPU does so, with the same hits.
 
         Raises `ArtefactError` if they do not fit."""

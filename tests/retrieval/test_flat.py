@@ -5,11 +5,12 @@ from __future__ import annotations
 import faiss
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import retrieval.index.flat as flat
-from retrieval.index.flat import FlatIndex
+from retrieval.index.flat import FlatIndex, largest
 
 
 def brute_force(queries: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -57,3 +58,19 @@ def test_blocks_and_batches_change_nothing(unit_vectors: np.ndarray, monkeypatch
 def test_no_queries_give_no_hits(unit_vectors: np.ndarray) -> None:
     scores, rows = FlatIndex(unit_vectors).search(unit_vectors[:0], 3)
     assert scores.shape == rows.shape == (0, 3)
+
+
+@pytest.mark.parametrize("block", [1, 2**24])
+def test_candidates_are_found_on_the_device(unit_vectors: np.ndarray, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On "meta", which gives shapes alone and refuses tensors of other devices, as a GPU does."""
+    monkeypatch.setattr(flat, "_BLOCK_SCORES", block)
+    found = FlatIndex(unit_vectors, "meta")._candidates(torch.empty(3, 16, device="meta"), 12)
+    assert (found.shape, found.device.type) == ((3, 12), "meta")
+    for scores in (torch.empty(1, 300, device="meta"), torch.empty(3, 5000, device="meta")):
+        assert largest(scores, 4).device.type == "meta"
+
+
+def test_vectors_go_to_the_device_once(unit_vectors: np.ndarray) -> None:
+    index = FlatIndex(unit_vectors)
+    assert index._searched is index._searched
+    assert np.shares_memory(index._searched.numpy(), unit_vectors)
