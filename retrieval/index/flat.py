@@ -93,14 +93,21 @@ class FlatIndex:
         """Rows (B, wanted) of the best of each query by float32 products, block by block of vectors; their order is open."""
         block = max(_BLOCK_SCORES // max(len(queries), 1), wanted)
         if block >= len(self.vectors):
-            return largest(queries @ self._searched.T, wanted)
+            return largest(_products(queries, self._searched), wanted)
         scores, rows = [], []
         for start in range(0, len(self.vectors), block):
-            found = queries @ self._searched[start : start + block].T  # (B, block)
+            found = _products(queries, self._searched[start : start + block])  # (B, block)
             columns = largest(found, min(wanted, found.shape[1]))
             scores.append(found.gather(1, columns))
             rows.append(columns + start)
         return torch.cat(rows, 1).gather(1, largest(torch.cat(scores, 1), wanted))
+
+
+def _products(queries: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+    """Inner products (B, N). One query waits for memory alone, and numpy's product of a matrix and a vector reads it faster."""
+    if len(queries) == 1 and queries.device.type == "cpu":
+        return torch.from_numpy(queries.numpy() @ vectors.numpy().T)
+    return queries @ vectors.T
 
 
 def largest(scores: torch.Tensor, k: int) -> torch.Tensor:
