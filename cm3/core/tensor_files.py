@@ -52,7 +52,8 @@ def load_torch(path: Path, mmap: bool = False) -> Any:
         with torch.serialization.safe_globals(_IGNORED):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0][:200]
+        cause = str(error).partition("WeightsUnpickler error: ")[2] or str(error)  # the rest is advice to trust the file
+        reason = cause.strip().splitlines()[0].partition(" was not an allowed global")[0][:200]
         raise ArtefactError(
             f"{path} holds more than tensors and is not opened ({reason}); save its state_dict() alone where you trust it"
         ) from None

@@ -8,8 +8,7 @@
     decoder.blocks.input.{w,b}                          quantizer.embed.weight (the rows of w plus b)
     decoder.blocks.output.conv                          decoder.output
 
-The release files are pickled modules, which nothing here opens: save their `state_dict()`s, with the prefixes, to one
-safetensors file first.
+The release files are pickled modules, which `vqgan.conversion.dalle_modules` reads as such a table.
 """
 
 from __future__ import annotations

@@ -1,17 +1,27 @@
-"""Our dVAE against a direct transcription of its published layer list, with weights under the published names."""
+"""Our dVAE against a direct transcription of its published layer list, and its release files: whole pickled modules."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import ModuleType
 
+import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 from torch.nn import functional as F
 
+from cm3.core.errors import ArtefactError, InputError
 from vqgan.conversion.convert import convert
 
 Table = dict[str, torch.Tensor]
 HIDDEN, GROUPS, BLOCKS, CODES, WIDTH = 8, 3, 2, 16, 6
+NAMES = {
+    "dall_e.encoder": ("Encoder", "EncoderBlock"),
+    "dall_e.decoder": ("Decoder", "DecoderBlock"),
+    "dall_e.utils": ("Conv2d",),
+}
 
 
 def _conv(x: torch.Tensor, table: Table, name: str) -> torch.Tensor:
@@ -74,3 +84,73 @@ def test_codes_and_pixels_are_those_of_the_published_layers(tmp_path: Path) -> N
     maps = _run(F.one_hot(codes, CODES).permute(0, 3, 1, 2).float(), table, "decoder")
     expected = ((torch.sigmoid(maps[:, :3]) - 0.1) / 0.8).clamp(0, 1)
     assert torch.allclose((tokenizer.decode(codes) + 1) / 2, expected, atol=1e-5)
+
+
+def _pickled(table: Table, folder: Path, monkeypatch: pytest.MonkeyPatch, extra: object = None, legacy: bool = False) -> None:
+    """Both files as OpenAI's package writes them; the package is gone afterwards."""
+    folder.mkdir()
+    kinds = {name: type(name, (nn.Module,), {"__module__": module}) for module, names in NAMES.items() for name in names}
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "dall_e", ModuleType("dall_e"))
+        for module, names in NAMES.items():
+            patched.setitem(sys.modules, module, ModuleType(module))
+            for name in names:
+                setattr(sys.modules[module], name, kinds[name])
+        for side in ("encoder", "decoder"):
+            whole = _module(table, side, kinds)
+            whole.n_hid, whole.device, whole.extra = 8, torch.device("cpu"), extra  # type: ignore[assignment]
+            torch.save(whole, folder / f"{side}.pkl", _use_new_zipfile_serialization=not legacy)
+
+
+def _module(table: Table, path: str, kinds: dict[str, type[nn.Module]]) -> nn.Module:
+    """The module at `path` of the table, with the layers that have no weights at their places."""
+    last = path.rsplit(".", 1)[-1]
+    side = path.split(".", 1)[0].title()
+    parts = list(dict.fromkeys(name[len(path) + 1 :].split(".")[0] for name in table if name.startswith(path + ".")))
+    if "w" in parts:
+        made = kinds["Conv2d"]()
+        made.w, made.b = (nn.Parameter(table[f"{path}.{name}"], requires_grad=False) for name in "wb")
+        return made
+    made = kinds[side]() if path == side.lower() else kinds[f"{side}Block"]() if last.startswith("block_") else nn.Sequential()
+    if last.startswith("block_") and "id_path" not in parts:
+        made.add_module("id_path", nn.Identity())
+    for part in parts:
+        if part.startswith("conv"):
+            made.add_module(part.replace("conv", "relu"), nn.ReLU())
+        made.add_module(part, _module(table, f"{path}.{part}", kinds))
+    if last.startswith("group_") and last != f"group_{GROUPS}":
+        made.add_module("resample", nn.MaxPool2d(2) if side == "Encoder" else nn.Upsample(scale_factor=2))
+    return made
+
+
+@torch.no_grad()
+def test_pickled_modules_are_the_tokenizer_of_their_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = _random_table()
+    save_file(table, tmp_path / "dvae.safetensors")
+    _pickled(table, tmp_path / "release", monkeypatch)
+    expected = convert(tmp_path / "dvae.safetensors", tmp_path / "a", image_size=16)
+    tokenizer = convert(tmp_path / "release", tmp_path / "b", image_size=16)
+    assert "dall_e" not in sys.modules
+    pixels = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    codes = tokenizer.encode(pixels)
+    assert torch.equal(codes, expected.encode(pixels))
+    assert torch.equal(tokenizer.decode(codes), expected.decode(codes))
+
+
+def test_what_is_no_such_pair_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = _random_table()
+    _pickled(table, tmp_path / "code", monkeypatch, extra=Path("code"))
+    with pytest.raises(ArtefactError, match=r"encoder\.pkl holds more than tensors and is not opened \(.*pathlib"):
+        convert(tmp_path / "code", tmp_path / "out")
+    with pytest.warns(UserWarning, match="source code"):  # the form before torch 1.6 holds that, and is refused for it
+        _pickled(table, tmp_path / "old", monkeypatch, legacy=True)
+    with pytest.raises(ArtefactError, match=r"encoder\.pkl holds more than tensors.*\(Only persistent_load of storage"):
+        convert(tmp_path / "old", tmp_path / "out")
+    torch.save(table, tmp_path / "code" / "encoder.pkl")
+    with pytest.raises(ArtefactError, match="holds no pickled encoder of OpenAI's dVAE"):
+        convert(tmp_path / "code", tmp_path / "out")
+    with pytest.raises(InputError, match=r"half of a tokenizer; name the folder that holds encoder\.pkl and decoder\.pkl"):
+        convert(tmp_path / "code" / "decoder.pkl", tmp_path / "out")
+    (tmp_path / "code" / "encoder.pkl").unlink()
+    with pytest.raises(InputError, match=r"holds no encoder\.pkl"):
+        convert(tmp_path / "code", tmp_path / "out")
