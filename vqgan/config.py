@@ -37,7 +37,8 @@ class VQConfig(RunConfig):
 
     `image_size` pixels on a side become `image_size / downsample_factor` codes on a side, each in [0, codebook_size).
     `network` and `quantizer` are registry names (`vqgan.networks`, `vqgan.quantizers`); their options are checked by the
-    chosen implementation. `codebook_dim` is the width of a code vector.
+    chosen implementation. `codebook_dim` is the width of a code vector. `decoder` false: pictures become codes, and codes no
+    pictures (a converted checkpoint that holds no decoder).
     """
 
     image_size: int = Field(48, ge=1, le=4096)
@@ -49,6 +50,7 @@ class VQConfig(RunConfig):
     quantizer: str = "ema"
     quantizer_options: dict[str, Any] = Field(default_factory=dict)
     preprocessing: PreprocessConfig = PreprocessConfig()
+    decoder: bool = True
 
     @property
     def grid_shape(self) -> tuple[int, int]:
@@ -130,13 +132,16 @@ class VQTrainConfig(RunConfig):
     def resolve(self) -> VQConfig:
         """The tokenizer this run trains: the preset with the changes.
 
-        Raises `UsageError` when they don't fit together, or the loss leaves half of what the network emits without gradient.
+        Raises `UsageError` when they don't fit together, there is no decoder to compare the pictures of, or the loss leaves half
+        of what the network emits without gradient.
         """
         from vqgan.presets import preset
 
         changes = {key: getattr(self, key) for key in ("image_size", "downsample_factor", "codebook_size")}
         changes = {key: value for key, value in changes.items() if value is not None}
         tokenizer = checked(VQConfig, {**preset(self.preset).model_dump(), **self.tokenizer, **changes}, "tokenizer")
+        if not tokenizer.decoder:
+            raise UsageError("a tokenizer learns by its decoder's pictures; decoder=false can't be trained, leave it out")
         if tokenizer.network == "dvae" and not self.loss.logit_laplace:
             raise UsageError(
                 "network 'dvae' emits means and scales, and with loss.logit_laplace 0 nothing trains the scales; "

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from vqgan.config import VQConfig
 from vqgan.losses.logit_laplace import mean_pixels
 from vqgan.networks import NETWORKS
+from vqgan.networks.coders import NoDecoder
 from vqgan.quantizers import QUANTIZERS
 
 Result = TypeVar("Result")
@@ -42,7 +43,8 @@ class VQModel(nn.Module):
         coders = NETWORKS.get(config.network)(config)
         self.encoder, self.quant_conv = coders.encoder, coders.to_code
         self.quantizer = QUANTIZERS.get(config.quantizer)(config)
-        self.post_quant_conv, self.decoder = coders.from_code, coders.decoder
+        self.post_quant_conv = coders.from_code
+        self.decoder = coders.decoder if config.decoder else NoDecoder()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, pixels: Tensor) -> VQOutput:

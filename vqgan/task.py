@@ -52,7 +52,7 @@ class VQTask:
         self.validation_indices = held_out if len(held_out) else self.training_indices[:1]
         self.order = BatchOrder(self.training_indices, config.batch_size, config.train.seed)
         self.modules: dict[str, nn.Module] = {"model": model, "codebook": CodebookMonitor(model.config.codebook_size)}
-        self._last_weight = model.decoder.last_weight
+        self._last_weight: Tensor = model.decoder.last_weight  # type: ignore[assignment]
         self._config, self._quantizer = model.config, model.quantizer
         self._collapsed = False
         self._lpips = load_lpips(config.loss.lpips_weights) if config.loss.lpips_weights else None

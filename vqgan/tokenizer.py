@@ -89,7 +89,8 @@ class VQTokenizer:
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes (B, h, w) int64 → pixels (B, 3, Y, X) float32 in [-1, 1]. Raises `InputError` for wrong codes."""
+        """Codes (B, h, w) int64 → pixels (B, 3, Y, X) float32 in [-1, 1]. Raises `InputError` for wrong codes,
+        and without a decoder."""
         if codes.ndim != 3 or codes.is_floating_point() or tuple(codes.shape[1:]) != self.grid_shape:
             expected = f"(B, {self.grid_shape[0]}, {self.grid_shape[1]})"
             raise InputError(f"codes must be integers of shape {expected}, got {codes.dtype} {tuple(codes.shape)}")

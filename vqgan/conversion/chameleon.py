@@ -1,7 +1,7 @@
 """transformers' `ChameleonVQVAE`: taming's names, encoder and quantizer alone, for models that read pictures and draw none.
 
-Ours to theirs drops the decoder. The other way there is nothing to decode with: convert Chameleon's own `vqgan.ckpt`, which is
-of format "taming" and complete.
+Ours to theirs drops the decoder. The other way gives a tokenizer that encodes and cannot decode; Chameleon's own `vqgan.ckpt`,
+which is of format "taming", is complete.
 """
 
 from __future__ import annotations
@@ -13,21 +13,29 @@ from torch import Tensor
 from vqgan.config import VQConfig
 from vqgan.conversion import taming
 from vqgan.conversion.checkpoint_format import CheckpointFormat, Tensors
-from vqgan.conversion.layout import require_taming, transformers_config
+from vqgan.conversion.layout import TamingLimits, require_taming, taming_config, transformers_config
+
+_LIMITS = TamingLimits(("vq",), decoder=False)
 
 
 def _recognizes(tensors: Tensors) -> bool:
     return taming.FORMAT.recognizes(tensors) and not any("decoder." in name for name in tensors)
 
 
+def _to_ours(tensors: Tensors, image_size: int) -> tuple[VQConfig, dict[str, Tensor]]:
+    parts = taming.own_parts(tensors)
+    config = taming_config(parts, image_size, "quantize.embedding.weight", decoder=False)
+    return config, {taming.renamed(name, "quantize.", "quantizer."): tensor for name, tensor in parts.items()}
+
+
 def _from_ours(config: VQConfig, tensors: Tensors) -> dict[str, Tensor]:
-    require_taming(config, "chameleon", ("vq",))
-    whole = taming.FORMAT.from_ours(config, tensors)
-    return {name: tensor for name, tensor in whole.items() if not name.startswith("decoder.")}
+    require_taming(config, "chameleon", _LIMITS)
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("decoder.")}
+    return {taming.renamed(name, "quantizer.", "quantize."): tensor for name, tensor in kept.items()}
 
 
 def _model_config(config: VQConfig) -> dict[str, Any]:
-    options = require_taming(config, "chameleon", ("vq",))
+    options = require_taming(config, "chameleon", _LIMITS)
     names = {
         "model_type": "chameleon_vqgan",
         "architectures": ["ChameleonVQVAE"],
@@ -38,4 +46,4 @@ def _model_config(config: VQConfig) -> dict[str, Any]:
     return transformers_config(config, **names)
 
 
-FORMAT = CheckpointFormat(_recognizes, taming.FORMAT.to_ours, _from_ours, _model_config)
+FORMAT = CheckpointFormat(_recognizes, _to_ours, _from_ours, _model_config)

@@ -14,8 +14,9 @@ from torch import Tensor
 from cm3.core.errors import ArtefactError
 from vqgan.config import VQConfig
 from vqgan.conversion.checkpoint_format import CheckpointFormat, Tensors
-from vqgan.conversion.layout import require_taming, taming_config, transformers_config
+from vqgan.conversion.layout import TamingLimits, require_taming, taming_config, transformers_config
 
+_LIMITS = TamingLimits(("vq",), unit_lookup=True, fixed_attention=True)
 _PREFIXES = ("model.vqmodel.", "vqmodel.")  # inside a whole Janus model
 _UP = re.compile(r"(decoder\.up\.)(\d+)(\..*)")
 
@@ -39,7 +40,7 @@ def _to_ours(tensors: Tensors, image_size: int) -> tuple[VQConfig, dict[str, Ten
 
 
 def _from_ours(config: VQConfig, tensors: Tensors) -> dict[str, Tensor]:
-    require_taming(config, "janus", ("vq",), unit_lookup=True, fixed_attention=True)
+    require_taming(config, "janus", _LIMITS)
     return {name.replace("quantizer.", "quantize.", 1): tensor for name, tensor in _levels_turned(tensors).items()}
 
 

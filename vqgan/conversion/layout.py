@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from cm3.core.errors import ArtefactError, UsageError
@@ -13,19 +14,15 @@ from vqgan.networks.taming import TamingOptions
 _GROUPS = 32
 
 
-def taming_config(tensors: Tensors, image_size: int, codebook_key: str, **changes: Any) -> VQConfig:
-    """The configuration of a table that holds `encoder.*`, `decoder.*`, `quant_conv.*` in our names and a codebook (K, D).
+def taming_config(tensors: Tensors, image_size: int, codebook_key: str, decoder: bool = True, **changes: Any) -> VQConfig:
+    """The configuration of a table that holds `encoder.*`, `quant_conv.*` (and `decoder.*` where a `decoder` is to be) in our
+    names, and a codebook (K, D).
 
     Raises `ArtefactError` naming the first tensor that is missing or has another number of dimensions, `UsageError` for an
     `image_size` that the network cannot cut into codes.
     """
-    for name in (
-        "encoder.conv_in.weight",
-        "encoder.conv_out.weight",
-        "decoder.conv_out.weight",
-        "quant_conv.weight",
-        codebook_key,
-    ):
+    needed = ["encoder.conv_in.weight", "encoder.conv_out.weight", "quant_conv.weight", codebook_key]
+    for name in needed + ["decoder.conv_out.weight"] * decoder:
         if name not in tensors:
             reason = "it holds no decoder, so codes could not become pictures" if name.startswith("decoder") else "it is needed"
             raise ArtefactError(f"the checkpoint has no tensor {name!r}: {reason}; convert the complete tokenizer")
@@ -55,6 +52,7 @@ def taming_config(tensors: Tensors, image_size: int, codebook_key: str, **change
             "network": "taming",
             "network_options": options,
             "quantizer": "vq",
+            "decoder": decoder,
             **changes,
         },
         "the checkpoint as a tokenizer",
@@ -76,33 +74,39 @@ def sizes(tensors: Tensors, name: str, dimensions: int) -> tuple[int, ...]:
     return shape
 
 
-def require_taming(
-    config: VQConfig, target: str, quantizers: tuple[str, ...], unit_lookup: bool = False, fixed_attention: bool = False
-) -> TamingOptions:
-    """The network of `config`, which must be a VQGAN with one of `quantizers` and be what the code behind `target` expects.
+@dataclass(frozen=True)
+class TamingLimits:
+    """What the code behind a format means by a VQGAN. `quantizers`: those it takes; `unit_lookup`: it hands on vectors of a "vq"
+    codebook at unit length; `fixed_attention`: it has attention in the middle and at the lowest level, and nowhere else;
+    `decoder`: it needs one."""
 
-    unit_lookup: whether that code hands on vectors of a "vq" codebook at unit length. fixed_attention: whether it always has
-    attention in the middle and at the lowest level, and nowhere else. Raises `UsageError` naming what `target` can't hold.
-    """
-    if config.network != "taming" or config.quantizer not in quantizers:
+    quantizers: tuple[str, ...]
+    unit_lookup: bool = False
+    fixed_attention: bool = False
+    decoder: bool = True
+
+
+def require_taming(config: VQConfig, target: str, limits: TamingLimits) -> TamingOptions:
+    """The network of `config`, within the `limits` of format `target`. Raises `UsageError` naming all that it can't hold."""
+    if config.network != "taming" or config.quantizer not in limits.quantizers:
         raise UsageError(
-            f"format {target!r} holds a 'taming' network with quantizer {' or '.join(map(repr, quantizers))}, "
+            f"format {target!r} holds a 'taming' network with quantizer {' or '.join(map(repr, limits.quantizers))}, "
             f"this tokenizer has {config.network!r} with {config.quantizer!r}"
         )
     options = checked(TamingOptions, config.network_options, "network_options of 'taming'")
-    lowest = len(options.channel_multipliers) - 1
     required: dict[str, tuple[object, object]] = {"groups": (options.groups, _GROUPS)}  # what is, what has to be
+    if limits.decoder:
+        required["decoder"] = (config.decoder, True)
     if config.quantizer == "vq":
-        required["unit_lookup"] = (bool(config.quantizer_options.get("unit_lookup", False)), unit_lookup)
-    if fixed_attention:
+        required["unit_lookup"] = (bool(config.quantizer_options.get("unit_lookup", False)), limits.unit_lookup)
+    if limits.fixed_attention:
+        lowest = len(options.channel_multipliers) - 1
         required["attention_levels"] = (sorted(set(options.attention_levels)), [lowest])
         required["middle_attention"] = (options.middle_attention, True)
-    for name, (own, expected) in required.items():
-        if own != expected:
-            raise UsageError(
-                f"format {target!r} can't hold {name} {own}, it always means {expected}; "
-                "take another format, or train a tokenizer that has this"
-            )
+    if differing := [f"{name} {own} (always {needed})" for name, (own, needed) in required.items() if own != needed]:
+        raise UsageError(
+            f"format {target!r} can't hold {', '.join(differing)}; take another format, or a tokenizer that has what it means"
+        )
     return options
 
 

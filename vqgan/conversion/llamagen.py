@@ -20,8 +20,9 @@ from torch.nn import functional as F
 from cm3.core.errors import ArtefactError
 from vqgan.config import VQConfig
 from vqgan.conversion.checkpoint_format import CheckpointFormat, Tensors
-from vqgan.conversion.layout import require_taming, taming_config
+from vqgan.conversion.layout import TamingLimits, require_taming, taming_config
 
+_LIMITS = TamingLimits(("cosine",), fixed_attention=True)
 _CODEBOOK = "quantize.embedding.weight"
 _STATE = "quantizer.library._codebook."
 _MIDDLE = ("block_1", "attn_1", "block_2")
@@ -47,7 +48,7 @@ def _to_ours(tensors: Tensors, image_size: int) -> tuple[VQConfig, dict[str, Ten
 
 
 def _from_ours(config: VQConfig, tensors: Tensors) -> dict[str, Tensor]:
-    last = len(require_taming(config, "llamagen", ("cosine",), fixed_attention=True).channel_multipliers) - 1
+    last = len(require_taming(config, "llamagen", _LIMITS).channel_multipliers) - 1
     parts = {_their_name(name, last): tensor for name, tensor in tensors.items() if not name.startswith("quantizer.")}
     return parts | {_CODEBOOK: tensors[_STATE + "embed"][0], "quantize.codebook_used": torch.zeros(65536)}
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from vqgan.config import VQConfig
 from vqgan.conversion.checkpoint_format import CheckpointFormat, Tensors
-from vqgan.conversion.layout import require_taming, sizes, taming_config
+from vqgan.conversion.layout import TamingLimits, require_taming, sizes, taming_config
 
+_LIMITS = TamingLimits(("vq", "gumbel"))
 _PARTS = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
 _PREFIXES = ("", "first_stage_model.", "model.vqmodel.", "vqmodel.")  # alone, in a latent diffusion model, in a Chameleon
 
@@ -20,7 +21,8 @@ def _prefix(tensors: Tensors) -> str | None:
     return next((prefix for prefix in _PREFIXES if f"{prefix}encoder.down.0.block.0.conv1.weight" in tensors), None)
 
 
-def _own_parts(tensors: Tensors) -> dict[str, Tensor]:
+def own_parts(tensors: Tensors) -> dict[str, Tensor]:
+    """What of a checkpoint is the tokenizer, under the names it has alone."""
     prefix = _prefix(tensors) or ""
     plain = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     return {name: tensor for name, tensor in plain.items() if name.startswith(_PARTS)}
@@ -31,7 +33,7 @@ def _recognizes(tensors: Tensors) -> bool:
 
 
 def _to_ours(tensors: Tensors, image_size: int) -> tuple[VQConfig, dict[str, Tensor]]:
-    parts = _own_parts(tensors)
+    parts = own_parts(tensors)
     if "quantize.proj.weight" in parts:
         config = taming_config(
             parts,
@@ -42,15 +44,16 @@ def _to_ours(tensors: Tensors, image_size: int) -> tuple[VQConfig, dict[str, Ten
         )
     else:
         config = taming_config(parts, image_size, "quantize.embedding.weight")
-    return config, {_renamed(name, "quantize.", "quantizer."): tensor for name, tensor in parts.items()}
+    return config, {renamed(name, "quantize.", "quantizer."): tensor for name, tensor in parts.items()}
 
 
 def _from_ours(config: VQConfig, tensors: Tensors) -> dict[str, Tensor]:
-    require_taming(config, "taming", ("vq", "gumbel"))
-    return {_renamed(name, "quantizer.", "quantize."): tensor for name, tensor in tensors.items()}
+    require_taming(config, "taming", _LIMITS)
+    return {renamed(name, "quantizer.", "quantize."): tensor for name, tensor in tensors.items()}
 
 
-def _renamed(name: str, before: str, after: str) -> str:
+def renamed(name: str, before: str, after: str) -> str:
+    """`name` with the prefix `after` in the place of `before`, if it has that."""
     return after + name.removeprefix(before) if name.startswith(before) else name
 
 

@@ -12,6 +12,8 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from cm3.core.errors import InputError
+
 
 class Decoder(Protocol):
     """A decoder names the weight of its last layer: the adversarial loss is balanced by the gradient there."""
@@ -29,3 +31,13 @@ class Coders:
     decoder: nn.Module
     to_code: nn.Module
     from_code: nn.Module
+
+
+class NoDecoder(nn.Module):
+    """In the place of the decoder that a checkpoint doesn't hold. Raises `InputError` when it is asked for a picture."""
+
+    def forward(self, latents: Tensor) -> Tensor:
+        raise InputError(
+            "this image tokenizer has no decoder: it turns pictures into codes, not codes into pictures; convert a checkpoint "
+            "that holds one (Chameleon's is tokenizer/vqgan.ckpt of its release)"
+        )

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers import ChameleonVQVAE, ChameleonVQVAEConfig, JanusVQVAE, JanusVQVAEConfig
 
 from cm3.core.errors import ArtefactError, InputError, UsageError
-from vqgan.config import VQConfig
+from vqgan.config import VQConfig, VQTrainConfig
 from vqgan.conversion.convert import convert, detect, export
 from vqgan.model import VQModel
 from vqgan.tokenizer import VQTokenizer, from_pretrained
@@ -71,13 +71,32 @@ def test_janus_of_transformers(tmp_path: Path) -> None:
     assert all(torch.equal(back[name], original[name]) for name in original)
 
 
-def test_chameleon_of_transformers_has_no_decoder(tmp_path: Path) -> None:
-    model = ChameleonVQVAE(ChameleonVQVAEConfig(**SIZES, num_res_blocks=1, attn_resolutions=None))
-    model.save_pretrained(tmp_path / "hf")
-    save_file({"model.vqmodel." + name: tensor for name, tensor in model.state_dict().items()}, tmp_path / "whole.safetensors")
+@torch.no_grad()
+def test_chameleon_of_transformers_encodes_and_says_that_it_has_no_decoder(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    reference = ChameleonVQVAE(ChameleonVQVAEConfig(**SIZES, num_res_blocks=1, attn_resolutions=None)).eval()
+    reference.save_pretrained(tmp_path / "hf")
+    whole = {"model.vqmodel." + name: tensor for name, tensor in reference.state_dict().items()}
+    save_file(whole | {"model.norm.weight": torch.ones(4)}, tmp_path / "whole.safetensors")
     for source in ("hf", "whole.safetensors"):
-        with pytest.raises(ArtefactError, match="holds no decoder"):
-            convert(tmp_path / source, tmp_path / "ours")
+        convert(tmp_path / source, tmp_path / f"from-{source}", image_size=32)
+        tokenizer = from_pretrained(tmp_path / f"from-{source}")
+        codes = tokenizer.encode(_pixels())
+        assert torch.equal(codes.flatten(), reference.encode(_pixels()).image_tokens.flatten())
+        latents = reference.quant_conv(reference.encoder(_pixels()))
+        assert torch.allclose(tokenizer.model.latents(_pixels()), latents, atol=1e-5)
+        with pytest.raises(InputError, match=r"has no decoder.*tokenizer/vqgan\.ckpt"):
+            tokenizer.decode(codes)
+    back = load_file(export(tmp_path / "from-hf", tmp_path / "back.safetensors", "chameleon"))
+    original = load_file(tmp_path / "hf" / "model.safetensors")
+    assert back.keys() == original.keys()
+    assert all(torch.equal(back[name], original[name]) for name in original)
+    with pytest.raises(UsageError, match=r"'taming' can't hold decoder False"):
+        export(tmp_path / "from-hf", tmp_path / "back.safetensors", "taming")
+    with pytest.raises(ArtefactError, match="holds no decoder"):
+        convert(tmp_path / "hf", tmp_path / "out", "taming")
+    with pytest.raises(UsageError, match="decoder=false can't be trained"):
+        VQTrainConfig.model_validate({"tokenizer": {"decoder": False}}).resolve()
 
 
 @torch.no_grad()
@@ -119,16 +138,16 @@ def test_each_format_is_found_out_from_its_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("format", "quantizer", "network", "options", "refused"),
     [
-        ("taming", "vq", {"groups": 16}, {}, "groups 16, it always means 32"),
-        ("chameleon", "vq", {"groups": 16}, {}, "groups 16, it always means 32"),
-        ("janus", "vq", {"groups": 16}, {"unit_lookup": True}, "groups 16, it always means 32"),
-        ("llamagen", "cosine", {"groups": 16}, {}, "groups 16, it always means 32"),
-        ("taming", "vq", {}, {"unit_lookup": True}, "unit_lookup True, it always means False"),
-        ("chameleon", "vq", {}, {"unit_lookup": True}, "unit_lookup True, it always means False"),
-        ("janus", "vq", {}, {}, "unit_lookup False, it always means True"),
-        ("janus", "vq", {"attention_levels": ()}, {"unit_lookup": True}, r"attention_levels \[\], it always means \[2\]"),
-        ("llamagen", "cosine", {"attention_levels": (1, 2)}, {}, r"attention_levels \[1, 2\], it always means \[2\]"),
-        ("llamagen", "cosine", {"middle_attention": False}, {}, "middle_attention False, it always means True"),
+        ("taming", "vq", {"groups": 16}, {}, r"groups 16 \(always 32\)"),
+        ("chameleon", "vq", {"groups": 16}, {}, r"groups 16 \(always 32\)"),
+        ("janus", "vq", {"groups": 16}, {"unit_lookup": True}, r"groups 16 \(always 32\)"),
+        ("llamagen", "cosine", {"groups": 16}, {}, r"groups 16 \(always 32\)"),
+        ("taming", "vq", {}, {"unit_lookup": True}, r"unit_lookup True \(always False\)"),
+        ("chameleon", "vq", {}, {"unit_lookup": True}, r"unit_lookup True \(always False\)"),
+        ("janus", "vq", {}, {}, r"unit_lookup False \(always True\)"),
+        ("janus", "vq", {"attention_levels": ()}, {"unit_lookup": True}, r"attention_levels \[\] \(always \[2\]\)"),
+        ("llamagen", "cosine", {"attention_levels": (1, 2)}, {}, r"attention_levels \[1, 2\] \(always \[2\]\)"),
+        ("llamagen", "cosine", {"middle_attention": False}, {}, r"middle_attention False \(always True\)"),
     ],
 )
 def test_what_a_format_cannot_hold_is_refused_by_name(
