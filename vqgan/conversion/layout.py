@@ -78,12 +78,14 @@ def sizes(tensors: Tensors, name: str, dimensions: int) -> tuple[int, ...]:
 class TamingLimits:
     """What the code behind a format means by a VQGAN. `quantizers`: those it takes; `unit_lookup`: it hands on vectors of a "vq"
     codebook at unit length; `fixed_attention`: it has attention in the middle and at the lowest level, and nowhere else;
-    `decoder`: it needs one."""
+    `decoder`: it needs one; `channels`, `residual_blocks`: the only number that it builds, None where it takes any."""
 
     quantizers: tuple[str, ...]
     unit_lookup: bool = False
     fixed_attention: bool = False
     decoder: bool = True
+    channels: int | None = None
+    residual_blocks: int | None = None
 
 
 def require_taming(config: VQConfig, target: str, limits: TamingLimits) -> TamingOptions:
@@ -97,6 +99,10 @@ def require_taming(config: VQConfig, target: str, limits: TamingLimits) -> Tamin
     required: dict[str, tuple[object, object]] = {"groups": (options.groups, _GROUPS)}  # what is, what has to be
     if limits.decoder:
         required["decoder"] = (config.decoder, True)
+    if limits.channels is not None:
+        required["channels"] = (options.channels, limits.channels)
+    if limits.residual_blocks is not None:
+        required["residual_blocks"] = (options.residual_blocks, limits.residual_blocks)
     if config.quantizer == "vq":
         required["unit_lookup"] = (bool(config.quantizer_options.get("unit_lookup", False)), limits.unit_lookup)
     if limits.fixed_attention:

@@ -22,7 +22,7 @@ from vqgan.config import VQConfig
 from vqgan.conversion.checkpoint_format import CheckpointFormat, Tensors
 from vqgan.conversion.layout import TamingLimits, require_taming, taming_config
 
-_LIMITS = TamingLimits(("cosine",), fixed_attention=True)
+_LIMITS = TamingLimits(("cosine",), fixed_attention=True, channels=128, residual_blocks=2)  # what their `VQModel` fixes
 _CODEBOOK = "quantize.embedding.weight"
 _STATE = "quantizer.library._codebook."
 _MIDDLE = ("block_1", "attn_1", "block_2")

@@ -33,6 +33,8 @@ TAMING = VQConfig(
     },
     quantizer="vq",
 )
+FITTING = {"channels": 128, "residual_blocks": 2}  # all that LlamaGen's code builds
+LLAMAGEN = TAMING.model_copy(update={"network_options": {**TAMING.network_options, **FITTING}, "quantizer": "cosine"})
 DVAE = VQConfig(
     image_size=32,
     downsample_factor=4,
@@ -126,9 +128,8 @@ def test_ours_opens_as_janus_in_transformers(tmp_path: Path) -> None:
 def test_each_format_is_found_out_from_its_names(tmp_path: Path) -> None:
     options = {"channels": 32, "channel_multipliers": (1, 1, 2), "attention_levels": (2,)}  # the rest by default
     defaults = TAMING.model_copy(update={"network_options": options})
-    cosine = defaults.model_copy(update={"quantizer": "cosine"})
     unit = defaults.model_copy(update={"quantizer_options": {"unit_lookup": True}})
-    names = {"taming": defaults, "llamagen": cosine, "dalle": DVAE, "janus": unit}
+    names = {"taming": defaults, "llamagen": LLAMAGEN, "dalle": DVAE, "janus": unit}
     for format, config in names.items():
         _saved(config, tmp_path / format)
         assert detect(load_file(export(tmp_path / format, tmp_path / f"{format}.safetensors", format)), tmp_path) == format
@@ -141,13 +142,19 @@ def test_each_format_is_found_out_from_its_names(tmp_path: Path) -> None:
         ("taming", "vq", {"groups": 16}, {}, r"groups 16 \(always 32\)"),
         ("chameleon", "vq", {"groups": 16}, {}, r"groups 16 \(always 32\)"),
         ("janus", "vq", {"groups": 16}, {"unit_lookup": True}, r"groups 16 \(always 32\)"),
-        ("llamagen", "cosine", {"groups": 16}, {}, r"groups 16 \(always 32\)"),
+        (
+            "llamagen",
+            "cosine",
+            {"groups": 16},
+            {},
+            r"groups 16 \(always 32\), channels 32 \(always 128\), residual_blocks 1 \(always 2\); take another format",
+        ),
         ("taming", "vq", {}, {"unit_lookup": True}, r"unit_lookup True \(always False\)"),
         ("chameleon", "vq", {}, {"unit_lookup": True}, r"unit_lookup True \(always False\)"),
         ("janus", "vq", {}, {}, r"unit_lookup False \(always True\)"),
         ("janus", "vq", {"attention_levels": ()}, {"unit_lookup": True}, r"attention_levels \[\] \(always \[2\]\)"),
-        ("llamagen", "cosine", {"attention_levels": (1, 2)}, {}, r"attention_levels \[1, 2\] \(always \[2\]\)"),
-        ("llamagen", "cosine", {"middle_attention": False}, {}, r"middle_attention False \(always True\)"),
+        ("llamagen", "cosine", {**FITTING, "attention_levels": (1, 2)}, {}, r"attention_levels \[1, 2\] \(always \[2\]\)"),
+        ("llamagen", "cosine", {**FITTING, "middle_attention": False}, {}, r"middle_attention False \(always True\)"),
     ],
 )
 def test_what_a_format_cannot_hold_is_refused_by_name(
@@ -229,17 +236,17 @@ def test_gumbel_taming(tmp_path: Path) -> None:
 
 @torch.no_grad()
 def test_llamagen_names_and_unit_codes(tmp_path: Path) -> None:
-    tokenizer = _saved(TAMING.model_copy(update={"quantizer": "cosine"}), tmp_path / "a")
+    tokenizer = _saved(LLAMAGEN, tmp_path / "a")
     table = load_file(export(tmp_path / "a", tmp_path / "t.safetensors", "llamagen"))
     expected = {  # as printed from the original class
-        "encoder.conv_blocks.0.res.0.conv1.weight": (32, 32, 3, 3),
-        "encoder.conv_blocks.0.downsample.conv.weight": (32, 32, 3, 3),
-        "encoder.conv_blocks.2.attn.0.q.weight": (64, 64, 1, 1),
-        "encoder.mid.1.proj_out.weight": (64, 64, 1, 1),
-        "decoder.conv_blocks.0.res.1.norm1.weight": (64,),
-        "decoder.conv_blocks.0.attn.1.k.weight": (64, 64, 1, 1),
-        "decoder.conv_blocks.0.upsample.conv.weight": (64, 64, 3, 3),
-        "decoder.conv_blocks.2.res.0.conv1.weight": (32, 32, 3, 3),
+        "encoder.conv_blocks.0.res.0.conv1.weight": (128, 128, 3, 3),
+        "encoder.conv_blocks.0.downsample.conv.weight": (128, 128, 3, 3),
+        "encoder.conv_blocks.2.attn.1.q.weight": (256, 256, 1, 1),
+        "encoder.mid.1.proj_out.weight": (256, 256, 1, 1),
+        "decoder.conv_blocks.0.res.2.norm1.weight": (256,),
+        "decoder.conv_blocks.0.attn.1.k.weight": (256, 256, 1, 1),
+        "decoder.conv_blocks.0.upsample.conv.weight": (256, 256, 3, 3),
+        "decoder.conv_blocks.2.res.0.conv1.weight": (128, 128, 3, 3),
         "quantize.embedding.weight": (32, 8),
         "quantize.codebook_used": (65536,),
     }
