@@ -40,6 +40,10 @@ class Pairs:
         names, texts = [self.ids[row] for row in rows], [self.texts[row] for row in rows]
         return Pairs(names, texts, self.frames[rows], self.image_keys[rows], self.text_keys[rows])
 
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over pictures and texts in their order: equal for equal training data, wherever it came from."""
+        return hashlib.sha256(self.image_keys.tobytes() + self.text_keys.tobytes()).hexdigest()
+
 
 def collect_pairs(documents: Iterable[Document], preprocessing: Preprocessing) -> Pairs:
     """The pairs among `documents`, in their order. Raises `InputError` when there are fewer than two."""

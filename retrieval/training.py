@@ -76,7 +76,8 @@ def train_encoder(
     folder beside `out`, named after configuration and data, which is removed at the end. Calling again after an interruption
     continues there.
 
-    Raises `UsageError` without data or out, `InputError` for fewer than two pairs, and what `train` and `read_documents` raise.
+    Raises `UsageError` without data or out and when `run_dir` holds a run on other data or with another network, `InputError` for
+    fewer than two pairs, and what `train` and `read_documents` raise.
     """
     config = config or TrainEncoderConfig()
     source, target = data if data is not None else config.data, out or config.out
@@ -148,6 +149,15 @@ class ContrastiveTask:
         """One optimizer for everything; vectors and the scale are not decayed."""
         return {"model": split_decay(self.modules["pair"].named_parameters())}
 
+    def settings(self) -> dict[str, Any]:
+        """The settings that decide the result: what a run that goes on must have had from its start."""
+        return {
+            "data": {"fingerprint": self.pairs.fingerprint()},
+            "held_out": {"fingerprint": self.held_out.fingerprint()},
+            "shape": self.shape.model_dump(mode="json"),
+            **self.config.model_dump(mode="json", include={"batch_size", "hard_texts", "temperature"}),
+        }
+
     def batch(self, step: int, shard: Shard) -> PairBatch:
         """The pairs of `shard` in `step`. Raises `UsageError` when the batch cannot be cut into equal shards."""
         if self.config.batch_size % shard.count:
@@ -194,10 +204,8 @@ class ContrastiveTask:
 
 
 def _digest(config: TrainEncoderConfig, pairs: Pairs) -> str:
-    total = hashlib.sha256(config.model_dump_json(exclude={"data", "out"}).encode())
-    total.update(pairs.image_keys.tobytes())
-    total.update(pairs.text_keys.tobytes())
-    return total.hexdigest()[:12]
+    settings = config.model_dump_json(exclude={"data", "out"})
+    return hashlib.sha256(f"{settings}{pairs.fingerprint()}".encode()).hexdigest()[:12]
 
 
 def _figures(record: dict[str, Any]) -> dict[str, float]:

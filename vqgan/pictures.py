@@ -6,6 +6,7 @@ operation. Above `memory_limit_gib` the pixels go to a scratch file that is mapp
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from vqgan.loading import ordered_map, picture
 from vqgan.preprocessing import fitted_array
 from vqgan.regions import region_map, training_images
 
+_HASHED = 256  # pictures at a time
+
 
 @dataclass(frozen=True)
 class Pictures:
@@ -50,6 +53,14 @@ class Pictures:
     def take_regions(self, indices: np.ndarray) -> Tensor | None:
         """(B,) indices → (B, Y, X) uint8, or None."""
         return None if self.regions is None else torch.from_numpy(self.regions[indices])
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over ids, pixels and strengths: equal for equal training data, wherever it came from."""
+        total = hashlib.sha256("\0".join(self.ids).encode())
+        for array in (self.arrays, self.regions):
+            for start in range(0, 0 if array is None else len(array), _HASHED):
+                total.update(np.ascontiguousarray(array[start : start + _HASHED]).data)  # type: ignore[index]
+        return total.hexdigest()
 
 
 @dataclass(frozen=True)

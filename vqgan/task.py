@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from cm3.core.artefact import hash_file
 from cm3.core.errors import UsageError
 from cm3.core.seeding import derive_seed, numpy_generator
 from cm3.train.optimizers import split_decay
@@ -30,6 +32,7 @@ from vqgan.sheets import comparison_picture
 
 _EVALUATION_BATCH = 64
 _SHOWN = 16
+_DECIDING = {"validation_fraction", "validation_images", "batch_size", "flip", "initialize_from_data", "freeze_encoder"}
 _logger = logging.getLogger(__name__)
 
 
@@ -68,6 +71,18 @@ class VQTask:
     def parameter_groups(self) -> dict[str, list[dict[str, Any]]]:
         trained = ("model", "discriminator")
         return {name: split_decay(module.named_parameters()) for name, module in self.modules.items() if name in trained}
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that decide the result: what a run that goes on must have had from its start."""
+        loss = self.config.loss.model_dump(mode="json")
+        if self.config.loss.lpips_weights:
+            loss["lpips_weights"] = {"fingerprint": hash_file(Path(self.config.loss.lpips_weights))}
+        return {
+            "data": {"fingerprint": self.pictures_store.fingerprint()},
+            "tokenizer": self._config.model_dump(mode="json"),
+            "loss": loss,
+            **self.config.model_dump(mode="json", include=_DECIDING),
+        }
 
     def batch(self, step: int, shard: Shard) -> VQBatch:
         if self.config.batch_size % shard.count:

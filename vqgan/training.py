@@ -16,7 +16,7 @@ from cm3.core.artefact import require_replaceable, write_json
 from cm3.core.errors import UsageError
 from cm3.core.runfile import write_resolved
 from cm3.core.seeding import derive_seed
-from cm3.core.storage import sibling, storage_errors
+from cm3.core.storage import sibling
 from cm3.documents.report import ReadReport
 from cm3.train.loop import TrainResult
 from cm3.train.loop import train as run_loop
@@ -33,7 +33,8 @@ def train(config: VQTrainConfig, out: Path | str | None = None, provenance: Mapp
     """Train the tokenizer that `config` describes on `config.data` and write its folder to `out` (default: `config.out`).
 
     The run itself (checkpoints, metrics, pictures, the resolved configuration, the report of the reading) lies in the
-    sibling folder `OUT-run`; calling again after an interruption goes on there. Returns the tokenizer.
+    sibling folder `OUT-run`; calling again after an interruption goes on there. Returns the tokenizer. Raises `UsageError` when
+    that folder holds a run with other data, network or losses, and what `read_pictures` and `cm3.train.loop.train` raise.
     """
     target = out or config.out
     if target is None:
@@ -50,11 +51,9 @@ def train(config: VQTrainConfig, out: Path | str | None = None, provenance: Mapp
     task = VQTask(model, config, pictures)
     if config.initialize_from_data:
         initialize_from_data(model, pictures, task.training_indices, config.train.seed)
-    with storage_errors(run_dir):
-        run_dir.mkdir(parents=True, exist_ok=True)
-    write_resolved(config, run_dir)
-    write_json(run_dir / "reading.json", report.to_json())
     result = run_loop(task, config.train, run_dir, label="image tokenizer")
+    on_main_process(lambda: write_resolved(config, run_dir))
+    on_main_process(lambda: write_json(run_dir / "reading.json", report.to_json()))
     model.cpu()
     if result.ema:
         model.load_state_dict(result.ema["model"], strict=False)

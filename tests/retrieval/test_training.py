@@ -69,6 +69,20 @@ def test_the_same_seed_gives_the_same_encoder(pairs: list[Document], tiny_shape:
     assert (vectors[0] != vectors[2]).any()
 
 
+def test_another_task_does_not_go_on_in_a_run_folder(pairs: list[Document], tiny_shape: EncoderShape, tmp_path: Path) -> None:
+    out, run = tmp_path / "encoder", tmp_path / "run"
+    retrieval.train_encoder(pairs, out, config(tiny_shape), run)
+    wider = tiny_shape.model_copy(update={"projection_dim": 2 * tiny_shape.projection_dim})
+    for named, documents, changed in (
+        ("data.fingerprint=", pairs[:-1], config(tiny_shape)),
+        (r"shape.projection_dim=\d+, this run has \d+", pairs, config(wider)),
+        ("temperature=0.07, this run has 0.1", pairs, config(tiny_shape, temperature=0.1)),
+    ):
+        with pytest.raises(UsageError, match=f"step-00000002 was made with {named}"):
+            retrieval.train_encoder(documents, out, changed, run)
+    assert retrieval.train_encoder(pairs, out, config(tiny_shape, chunk_size=5), run).metrics == {}
+
+
 def test_data_and_out_may_stand_in_the_run_file(tiny_shape: EncoderShape, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="data and out"):
         retrieval.train_encoder(config=config(tiny_shape))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -94,6 +95,36 @@ def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(picture_folder: Path
     train(halves, tmp_path / "halves")
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "halves")]
     assert weights[0] == weights[1]
+
+
+def test_another_task_does_not_go_on_in_a_run_folder(picture_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    train(_config(picture_folder, steps=1), out)
+    watched = [out / "manifest.json", *((tmp_path / "out-run") / name for name in ("run.json", "reading.json"))]
+    before = [path.read_bytes() for path in watched]
+    changes: dict[str, dict[str, Any]] = {
+        "data.fingerprint=": {"max_images": 39},
+        "tokenizer.network_options.width=16, this run has 24": {"tokenizer": {**TOKENIZER, "network_options": {"width": 24}}},
+        "loss.l1=0.5, this run has 0.25": {"loss": {"l1": 0.25}},
+        "batch_size=8, this run has 4": {"batch_size": 4},
+        "flip=false, this run has true": {"flip": True},
+    }
+    for named, changed in changes.items():
+        with pytest.raises(UsageError, match=f"step-00000001 was made with {named}"):
+            train(_config(picture_folder, steps=1, **changed), out)
+    assert [path.read_bytes() for path in watched] == before
+    moved = picture_folder.rename(tmp_path / "moved")
+    assert train(_config(moved, steps=1, workers=2, memory_limit_gib=0.0), out).codebook_size == 16
+
+
+def test_weights_of_lpips_count_by_their_content(picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vqgan.task.load_lpips", lambda path: None)
+    settings = []
+    for name, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
+        (tmp_path / name).write_bytes(content)
+        loss = {"perceptual": "lpips", "lpips_weights": str(tmp_path / name)}
+        settings.append(_task(picture_folder, tmp_path, loss=loss).settings())
+    assert settings[0] == settings[1] != settings[2]
 
 
 def test_the_adversary_starts_when_it_should(picture_folder: Path, tmp_path: Path) -> None:
