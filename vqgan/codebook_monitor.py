@@ -1,7 +1,7 @@
 """How much of the codebook is in use while training, and what to do when it collapses.
 
 One batch touches few codes of a large codebook, so use is counted over the recent past: every step the counts fade by
-`_DECAY` and the batch's are added. The counts are saved with the run, so that a resumed run measures the same.
+`_DECAY` and the batch's, of all processes, are added. The counts are saved with the run, so that a resumed run measures the same.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from cm3.train.processes import added_up
 from vqgan.config import VQConfig
 
 HORIZON = 100  # steps after which a code that was chosen once no longer counts as in use
@@ -42,7 +43,7 @@ class CodebookMonitor(nn.Module):
     @torch.no_grad()
     def forward(self, codes: Tensor) -> dict[str, Tensor]:
         """Add the codes (any shape, int64) of one step. → "usage" (a share) and "perplexity" of the recent past, 0-d each."""
-        self.counts.mul_(_DECAY).add_(torch.bincount(codes.flatten(), minlength=self.counts.shape[0]))
+        self.counts.mul_(_DECAY).add_(added_up(torch.bincount(codes.flatten(), minlength=self.counts.shape[0])))
         rates = self.counts / self.counts.sum()
         entropy = -(rates * rates.clamp(min=torch.finfo(rates.dtype).tiny).log()).sum()
         return {"usage": (self.counts >= _DECAY**HORIZON).float().mean(), "perplexity": entropy.exp()}

@@ -16,6 +16,7 @@ from cm3.core.artefact import hash_file
 from cm3.core.errors import UsageError
 from cm3.core.seeding import derive_seed, numpy_generator
 from cm3.train.optimizers import split_decay
+from cm3.train.processes import is_main_process
 from cm3.train.task import Metrics, Shard
 from vqgan.codebook_monitor import HORIZON, CodebookMonitor, collapse_warning, has_collapsed
 from vqgan.config import VQTrainConfig
@@ -149,7 +150,7 @@ class VQTask:
     def _warn_of_collapse(self, figures: Any, vectors: float) -> None:
         usage, perplexity = float(figures["usage"]), float(figures["perplexity"])
         before, self._collapsed = self._collapsed, has_collapsed(usage, perplexity, vectors, self._config.codebook_size)
-        if self._collapsed and not before:  # said once, and again after it had recovered
+        if self._collapsed and not before and is_main_process():  # said once, and again after it had recovered
             _logger.warning(collapse_warning(usage, perplexity, self._config, self.config.initialize_from_data))
 
     def _tokenize(self, indices: np.ndarray) -> tuple[dict[str, float], Tensor, Tensor]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch.distributed as distributed
+from torch import Tensor
 
 from cm3.core import errors
 from cm3.core.errors import CM3Error
@@ -26,6 +27,15 @@ def is_main_process() -> bool:
 def process_count() -> int:
     """How many processes train together."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def added_up(tensor: Tensor) -> Tensor:
+    """The sum of `tensor` over all processes, the same on each of them; no gradient passes. Every process must call it."""
+    total = tensor.detach()
+    if process_count() > 1:
+        total = total.clone()
+        distributed.all_reduce(total)
+    return total
 
 
 def agreed(work: Callable[[], Any]) -> Any:

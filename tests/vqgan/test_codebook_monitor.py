@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from accelerate import PartialState
 
 from vqgan.codebook_monitor import HORIZON, CodebookMonitor, collapse_warning, has_collapsed
 from vqgan.config import VQConfig
+from vqgan.losses.adversarial import LeCAM
 from vqgan.quantizers import QUANTIZERS
 
 
@@ -26,6 +30,24 @@ def test_codes_of_long_ago_no_longer_count() -> None:
         recent = monitor(torch.tensor([0]))
         assert float(recent["usage"]) == (0.5 if step < HORIZON else 0.25)
     assert monitor.state_dict().keys() == {"counts"}
+
+
+def test_processes_count_together(on_two: Callable[[Callable[[], object]], list[int]]) -> None:
+    codes, logits = torch.tensor([[0, 0, 1], [2, 2, 2]]), torch.tensor([[3.0, 1.0], [0.0, -2.0]])  # a row for each process
+
+    def work() -> None:
+        rank = PartialState(cpu=True).process_index
+        monitor, lecam = CodebookMonitor(4), LeCAM(decay=0.5)
+        recent = monitor(codes[rank])
+        assert monitor.counts.tolist() == [2, 1, 3, 0]
+        assert float(recent["usage"]) == 0.75
+        real = logits[rank].clone().requires_grad_()
+        lecam(real, -logits[rank]).backward()
+        assert float(lecam.real_average) == 0.25  # of the mean over both rows
+        assert float(lecam.fake_average) == -0.25
+        assert real.grad is not None
+
+    assert on_two(work) == [0, 0]
 
 
 def test_few_vectors_tell_nothing() -> None:

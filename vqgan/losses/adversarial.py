@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cm3.train.processes import added_up, process_count
+
 
 class PatchDiscriminator(nn.Module):
     """Pixels (B, 3, Y, X) → logits (B, 1, y, x), one per overlapping patch; high means "real"."""
@@ -52,7 +54,8 @@ def adaptive_weight(reconstruction_loss: Tensor, adversarial_loss: Tensor, last_
 
 
 class LeCAM(nn.Module):
-    """Keeps the discriminator's logits near the moving averages of the other side; every call moves the averages."""
+    """Keeps the discriminator's logits near the moving averages of the other side; every call moves the averages, by
+    the means over the equal parts of all processes."""
 
     real_average: Tensor
     fake_average: Tensor
@@ -65,9 +68,9 @@ class LeCAM(nn.Module):
 
     def forward(self, real: Tensor, fake: Tensor) -> Tensor:
         """0-d loss from the logits on real pictures and reconstructions."""
-        with torch.no_grad():
-            self.real_average.lerp_(real.mean().float(), 1 - self.decay)
-            self.fake_average.lerp_(fake.mean().float(), 1 - self.decay)
+        means = added_up(torch.stack([real.mean(), fake.mean()]).float()) / process_count()
+        for average, mean in zip((self.real_average, self.fake_average), means):
+            average.lerp_(mean, 1 - self.decay)
         return F.relu(real - self.fake_average).square().mean() + F.relu(self.real_average - fake).square().mean()
 
 
