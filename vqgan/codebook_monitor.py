@@ -28,6 +28,7 @@ _REMEDIES = {
     "ibq": "raise quantizer_options.entropy, or lower train.learning_rate",
     "gumbel": "raise quantizer_options.kl_weight, or anneal over more quantizer_options.temperature_steps",
 }
+_STARTED = {"vq", "ema", "rotation", "cosine", "ibq"}  # the others have no vectors that could be placed among latents
 _RESTARTED = "lower train.learning_rate and codebook_dim, or take quantizer 'fsq', which has no codebook to lose"
 
 
@@ -64,7 +65,7 @@ def collapse_warning(usage: float, perplexity: float, config: VQConfig, initiali
     remedy = _REMEDIES.get(config.quantizer, "take another quantizer")
     if config.quantizer_options.get("restart_below"):
         remedy = _RESTARTED
-    if not initialized:
+    if not initialized and config.quantizer in _STARTED:
         remedy = f"set initialize_from_data = true, or {remedy}"
     return (
         f"the codebook has collapsed: {usage:.1%} of {config.codebook_size} codes in use, perplexity {perplexity:.1f}; {remedy}"

@@ -66,6 +66,17 @@ def test_every_quantizer_has_its_remedy(name: str) -> None:
     assert f"take quantizer {name!r}" not in sentence
 
 
+@pytest.mark.parametrize("name", QUANTIZERS.names())
+def test_a_start_from_data_is_advised_where_it_changes_the_vectors(name: str) -> None:
+    config = VQConfig(quantizer=name, codebook_size=512, codebook_dim=8)
+    quantizer = QUANTIZERS.get(name)(config)
+    before = quantizer.codebook().detach().clone()
+    latents = torch.randn(600, 8, generator=torch.Generator().manual_seed(0))
+    quantizer.initialize(latents, torch.ones(600), 0)
+    starts = not torch.equal(quantizer.codebook(), before)
+    assert ("initialize_from_data" in collapse_warning(0.02, 9.0, config, initialized=False)) == starts
+
+
 def test_what_is_already_done_is_not_advised() -> None:
     restarted = VQConfig(quantizer="ema", quantizer_options={"restart_below": 0.5})
     assert "restart_below" not in collapse_warning(0.02, 9.0, restarted, initialized=True)
