@@ -17,7 +17,7 @@ from PIL import Image
 
 from cm3.core.errors import ArtefactError, InputError
 from cm3.documents.document import Document, Segment, TextSegment
-from retrieval.store import DocumentStore, content_hash, only_codes
+from retrieval.store import DocumentStore, content_hash
 
 ROWS = "rows.bin"
 _ROW = np.dtype([("lines_end", "<i8"), ("pictures_end", "<i8"), ("text", "<u8"), ("pixels", "<u8")])
@@ -115,7 +115,7 @@ class DocumentWriter:
         if isinstance(segment, TextSegment):
             return {"type": "text", "text": segment.text}
         codes = {} if segment.codes is None else {"codes": segment.codes.tolist()}
-        if codes and only_codes(segment):
+        if codes and not segment.has_picture:
             return {"type": "image", **codes}
         image = segment.load()
         if self.max_image_side is not None:

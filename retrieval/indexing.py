@@ -25,7 +25,7 @@ from retrieval.encoders import Encoder
 from retrieval.index import INDEXES, VectorIndex, choose_index
 from retrieval.index.flat import FlatIndex
 from retrieval.index.recall import recall_shares
-from retrieval.store import DocumentStore, only_codes, pictures_of
+from retrieval.store import DocumentStore, pictures_of
 
 NUM_TUNING, NUM_MEASURING = 256, 500  # queries
 RECALL_AT = 10
@@ -103,4 +103,4 @@ def _hash(id: str) -> bytes:
 
 
 def _has_both(document: Document) -> bool:
-    return bool(document.text.strip()) and not all(map(only_codes, document.images))
+    return bool(document.text.strip()) and any(segment.has_picture for segment in document.images)

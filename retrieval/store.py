@@ -101,7 +101,7 @@ def content_hash(document: Document) -> tuple[int, int]:
         return text, 0
     total = hashlib.blake2b(digest_size=8)
     for segment in document.images:
-        pixels = np.asarray(segment.codes, np.int64) if only_codes(segment) else np.asarray(segment.load())
+        pixels = np.asarray(segment.load()) if segment.has_picture else np.asarray(segment.codes, np.int64)
         total.update(f"{pixels.shape} {pixels.dtype}".encode())
         total.update(np.ascontiguousarray(pixels).tobytes())
     return text, int.from_bytes(total.digest(), "big")
@@ -109,12 +109,7 @@ def content_hash(document: Document) -> tuple[int, int]:
 
 def pictures_of(document: Document) -> list[Image.Image]:
     """The pictures of a document as an encoder sees them; those that are codes alone are left out."""
-    return [segment.load() for segment in document.images if not only_codes(segment)]
-
-
-def only_codes(segment: ImageSegment) -> bool:
-    """Whether there is no picture to show."""
-    return segment.image is None and segment.encoded is None and segment.path is None
+    return [segment.load() for segment in document.images if segment.has_picture]
 
 
 def _load_array(file: Path, dtype: np.dtype, ndim: int) -> np.ndarray:

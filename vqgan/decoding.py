@@ -21,7 +21,6 @@ from cm3.documents.report import ReadReport
 from vqgan.loading import ordered_map
 from vqgan.picture_batches import convert_pictures
 from vqgan.pieces import Converter, PiecesConfig, convert_in_pieces
-from vqgan.regions import has_pixels
 from vqgan.tokenizer import VQTokenizer, check_codes, from_pretrained
 
 
@@ -50,7 +49,7 @@ def _open_decoder(config: DecodeConfig) -> Converter:
 
 def _grid(tokenizer: VQTokenizer, segment: ImageSegment) -> np.ndarray | None:
     """(h, w) int64 codes; None for what is a picture already. Raises `RecordError`."""
-    if has_pixels(segment):
+    if segment.has_picture:
         return None
     check_codes(segment, tokenizer)
     return segment.codes

@@ -19,7 +19,6 @@ from vqgan.loading import picture_array
 from vqgan.picture_batches import convert_pictures
 from vqgan.pieces import Converter, PiecesConfig, convert_in_pieces
 from vqgan.preprocessing import to_pixels
-from vqgan.regions import has_pixels
 from vqgan.tokenizer import VQTokenizer, check_codes, from_pretrained
 
 
@@ -52,7 +51,7 @@ def _open_encoder(config: EncodeConfig) -> Converter:
 
 def _pixels(tokenizer: VQTokenizer, draft: bool, segment: ImageSegment) -> np.ndarray | None:
     """(3, Y, X) uint8: the fitted picture; None for what is codes already. Raises `RecordError`."""
-    if has_pixels(segment):
+    if segment.has_picture:
         return picture_array(segment, tokenizer.image_size, tokenizer.config.preprocessing, draft)
     check_codes(segment, tokenizer)
     return None

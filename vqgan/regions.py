@@ -27,9 +27,9 @@ MAP_NAME = "regions"
 
 
 def training_images(document: Document) -> list[ImageSegment]:
-    """The pictures of `document` that have pixels and are no weight map, in order."""
+    """The pictures of `document` that are more than codes and no weight map, in order."""
     named = zip(document.images, picture_names(document))
-    return [segment for segment, name in named if name != MAP_NAME and has_pixels(segment)]
+    return [segment for segment, name in named if name != MAP_NAME and segment.has_picture]
 
 
 def picture_names(document: Document) -> list[Any]:
@@ -39,11 +39,6 @@ def picture_names(document: Document) -> list[Any]:
     return list(names) if isinstance(names, list) and len(names) == count else [None] * count
 
 
-def has_pixels(segment: ImageSegment) -> bool:
-    """Whether there is a picture behind the segment, not codes alone."""
-    return any(holder is not None for holder in (segment.image, segment.encoded, segment.path))
-
-
 def region_map(document: Document, picture: int, size: tuple[int, int], fitted: int, config: PreprocessConfig) -> np.ndarray:
     """(fitted, fitted) uint8 strengths, 255 for 1, of training picture `picture`, `size` (width, height) before fitting.
 
@@ -51,7 +46,7 @@ def region_map(document: Document, picture: int, size: tuple[int, int], fitted: 
     """
     drawn = np.zeros((size[1], size[0]), np.float32)
     for segment, name in zip(document.images, picture_names(document)):
-        if name == MAP_NAME and has_pixels(segment):
+        if name == MAP_NAME and segment.has_picture:
             given = segment.load().convert("L").resize(size, Image.Resampling.BOX)
             drawn = np.maximum(drawn, np.asarray(given, np.float32) / 255)
     for region in _regions(document):

@@ -42,6 +42,11 @@ class ImageSegment:
     codes: np.ndarray | None = None
     encoded: bytes | None = None
 
+    @property
+    def has_picture(self) -> bool:
+        """Whether there is a picture to load, not codes alone."""
+        return any(holder is not None for holder in (self.image, self.encoded, self.path))
+
     def load(self) -> Image.Image:
         """Return the picture as 8-bit RGB PIL: upright, alpha laid on white.
 

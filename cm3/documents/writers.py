@@ -217,7 +217,7 @@ def _sample_json(document: Document, key: str, names: list[str], segments: list[
 def _is_plain(document: Document, names: list[str]) -> bool:
     text_first = not any(isinstance(segment, TextSegment) for segment in document.segments[1:])
     stripped = document.text == document.text.strip() and (document.text or not any(key in document.meta for key in TEXT_KEYS))
-    stored = all(segment.image or segment.encoded or segment.path for segment in document.images)
+    stored = all(segment.has_picture for segment in document.images)
     given = document.meta.get("images")
     named = names in ([], [""]) or (names == sorted(names) and isinstance(given, list | tuple) and names == list(given))
     return bool(text_first and stripped and stored and named)

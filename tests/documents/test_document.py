@@ -47,6 +47,14 @@ def test_the_decoded_picture_wins_then_bytes_then_the_file(tmp_path: Path) -> No
     assert dataclasses.replace(segment, image=None, encoded=None).load().getpixel((0, 0)) == (0, 0, 255)
 
 
+def test_codes_alone_are_no_picture() -> None:
+    codes = np.zeros((2, 2), np.int64)
+    held = ({"image": RED}, {"encoded": png(RED)}, {"path": Path("a.png")}, {"image": RED, "codes": codes})
+    assert all(ImageSegment(**holders).has_picture for holders in held)  # type: ignore[arg-type]
+    assert not ImageSegment(codes=codes).has_picture
+    assert not ImageSegment().has_picture
+
+
 def test_load_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="only codes"):
         ImageSegment(codes=np.zeros((2, 2), np.int64)).load()
