@@ -1,7 +1,9 @@
 """Index backpropagation quantization (IBQ, arXiv:2412.02692): all code vectors get a gradient, through the soft assignment.
 
 Codes are chosen by dot product. Forward takes the one-hot choice, backward the softmax over all codes, so that large
-codebooks of many dimensions stay in use.
+codebooks of many dimensions stay in use. With e the code vector by the one-hot choice and q the one handed on,
+loss = |q - z|² + a |z - sg(e)|² + b |e - sg(z)|² + c (mean entropy of the choices - entropy of their mean). Weights and
+temperature are those of its authors' code (TencentARC/SEED-Voken), which has β = 0.25 at the codebook's term.
 """
 
 from __future__ import annotations
@@ -20,9 +22,10 @@ from vqgan.quantizers.quantizer import Quantized, codes_to_grid, embed_codes, to
 
 
 class IBQOptions(RunConfig):
-    """Weights of the losses; `temperature` of the assignment in the entropy loss (low: sharp)."""
+    """Weights of the losses (a, b, c above); `temperature` of the assignment in the entropy loss (low: sharp)."""
 
-    commitment: float = Field(0.25, ge=0)
+    commitment: float = Field(1.0, ge=0)
+    codebook: float = Field(0.25, ge=0)
     entropy: float = Field(0.05, ge=0)
     temperature: float = Field(0.01, gt=0)
     kmeans_iterations: int = Field(10, ge=1)
@@ -51,8 +54,9 @@ class IBQ(nn.Module):
         hard = F.one_hot(codes, self.codebook_size).to(soft.dtype)
         quantized = (hard + soft - soft.detach()) @ self.embedding.weight  # (N, D)
         vectors = hard @ self.embedding.weight
-        loss = F.mse_loss(quantized, rows) + F.mse_loss(vectors, rows.detach())
+        loss = F.mse_loss(quantized, rows)
         loss = loss + self.options.commitment * F.mse_loss(rows, vectors.detach())
+        loss = loss + self.options.codebook * F.mse_loss(vectors, rows.detach())
         entropy = _entropy_loss(logits / self.options.temperature)
         loss = loss + self.options.entropy * entropy
         grid = codes_to_grid(codes, latents)

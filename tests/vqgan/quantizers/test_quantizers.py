@@ -10,6 +10,7 @@ from vector_quantize_pytorch import VectorQuantize
 from cm3.core.errors import UsageError
 from vqgan.config import VQConfig
 from vqgan.quantizers import QUANTIZERS
+from vqgan.quantizers.ibq import IBQOptions
 from vqgan.quantizers.quantizer import Quantizer, to_rows
 
 SIZES = {"fsq": 240}
@@ -118,6 +119,45 @@ def test_dead_codes_are_restarted_from_the_batch() -> None:
         quantizer(latents)
     assert torch.all(quantizer.codebook().abs() < 1)
     assert len(quantizer.encode(latents).unique()) > 1
+
+
+def test_ibq_is_its_formula_written_out() -> None:
+    """Row by row in float64: choices, vectors and loss, and the gradients at latents and at all code vectors."""
+    options = {"commitment": 1.0, "codebook": 0.25, "entropy": 0.05, "temperature": 0.5}
+    quantizer = _quantizer("ibq", codebook_size=16, quantizer_options=options).double()  # type: ignore[attr-defined]
+    latents, upstream = _latents().double().requires_grad_(), _latents(seed=5).double()
+    result = quantizer(latents)
+    ((result.quantized * upstream).sum() + result.loss).backward()
+
+    vectors = quantizer.codebook().detach().clone().requires_grad_()
+    rows = [row.clone().requires_grad_() for row in to_rows(latents.detach())]
+    handed_on, squares, entropy, total_shares = torch.zeros((), dtype=torch.float64), [], [], torch.zeros(16, dtype=torch.float64)
+    for row, weight, code in zip(rows, to_rows(upstream), result.codes.flatten()):
+        logits = torch.stack([(row * vector).sum() for vector in vectors])
+        assert code == logits.argmax()
+        soft = logits.exp() / logits.exp().sum()
+        chosen = vectors[int(code)]
+        given = chosen.detach() + sum((share - share.detach()) * vector for share, vector in zip(soft, vectors))
+        given = given + (chosen - chosen.detach())  # the one-hot choice hands its vector a gradient as well
+        handed_on = handed_on + (given * weight).sum()
+        terms = (given - row, row - chosen.detach(), chosen - row.detach())
+        squares.append(sum(factor * term.square().sum() for factor, term in zip((1.0, 1.0, 0.25), terms)))
+        sharp = (logits / 0.5).exp() / (logits / 0.5).exp().sum()
+        entropy.append(-(sharp * sharp.log()).sum())
+        total_shares = total_shares + sharp
+    mean = total_shares / len(rows)
+    loss = sum(squares) / (len(rows) * 8) + 0.05 * (sum(entropy) / len(rows) + (mean * mean.log()).sum())
+    assert torch.allclose(result.loss, loss, atol=1e-12)
+    (handed_on + loss).backward()
+    assert torch.allclose(to_rows(latents.grad), torch.stack([row.grad for row in rows]), atol=1e-10)  # type: ignore[arg-type]
+    assert torch.allclose(quantizer.embedding.weight.grad, vectors.grad, atol=1e-10)  # type: ignore[arg-type]
+    assert torch.all(vectors.grad.norm(dim=-1) > 0)  # type: ignore[union-attr]
+
+
+def test_ibq_has_the_weights_of_its_authors() -> None:
+    options = IBQOptions()
+    weights = (options.commitment, options.codebook, options.entropy, options.temperature)
+    assert weights == (1.0, 0.25, 0.05, 0.01)
 
 
 def test_gumbel_anneals_on_the_papers_curves() -> None:
