@@ -44,7 +44,7 @@ class VQModel(nn.Module):
         self.encoder, self.quant_conv = coders.encoder, coders.to_code
         self.quantizer = QUANTIZERS.get(config.quantizer)(config)
         self.post_quant_conv = coders.from_code
-        self.decoder = coders.decoder if config.decoder else NoDecoder()
+        self.decoder: nn.Module = coders.decoder if config.decoder else NoDecoder()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, pixels: Tensor) -> VQOutput:
