@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,6 +95,21 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("picture") / "picture.png"
     noise(0).save(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def randomize() -> Callable[..., Any]:
+    """`randomize(model, seed)` moves weights far from their initialization, so that gains, biases and norms all matter."""
+    import torch
+
+    def move(model: Any, seed: int, strength: float = 0.3) -> Any:
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * strength)
+        return model
+
+    return move
 
 
 @pytest.fixture

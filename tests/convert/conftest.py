@@ -57,14 +57,6 @@ def image_tensors(seed: int = 5) -> dict[str, torch.Tensor]:
     return {name.replace("quantizer.", "quantize.", 1): tensor.contiguous() for name, tensor in state.items()}
 
 
-def randomize(model: torch.nn.Module, seed: int) -> None:
-    """Weights far from their initialization, so that gains, biases and norms all matter."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
-
-
 def chameleon_config(vocabulary: dict[str, int], swin_norm: bool) -> ChameleonConfig:
     vq = ChameleonVQVAEConfig(
         embed_dim=8, num_embeddings=CODES, latent_channels=8, resolution=RESOLUTION, base_channels=32,
@@ -84,7 +76,7 @@ def released_tokenizer() -> Tokenizer:
 
 
 @pytest.fixture(scope="session")
-def transformers_folder(released_tokenizer, tmp_path_factory) -> Callable[..., Path]:
+def transformers_folder(released_tokenizer, randomize, tmp_path_factory) -> Callable[..., Path]:
     """Makes `ChameleonForConditionalGeneration` folders; with `decoder` the VQGAN is whole, as in Anole's."""
     made: dict[tuple[bool, bool], Path] = {}
 
@@ -95,7 +87,7 @@ def transformers_folder(released_tokenizer, tmp_path_factory) -> Callable[..., P
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             reference = ChameleonForConditionalGeneration(chameleon_config(released_tokenizer.get_vocab(), swin_norm)).eval()
-        randomize(reference, 1)
+        randomize(reference, 1, 0.2)
         images = image_tensors()
         reference.model.vqmodel.load_state_dict({name: t for name, t in images.items() if not name.startswith("decoder.")})
         reference.save_pretrained(folder)

@@ -14,71 +14,70 @@ from cm3.decode import (
     Request,
     Sampling,
     TextAnswer,
+    cache,
     codes_of,
+    continuation,
     document_start,
     fill,
     infilling,
     unconditional_image,
 )
-from cm3.decode.noise import gumbel_noise, picture_keys
+from cm3.decode.flight import Plan
 from cm3.decode.rows import Rows
 from cm3.decode.strategies.contrastive import Contrastive
 from cm3.decode.strategies.guidance import Guidance
+from cm3.decode.strategies.mixed import Mixed
 from cm3.decode.strategies.plain import Plain
 from cm3.sequences import mask_spans, restore
 from cm3.tokens import assemble
 
-STRATEGIES = [Plain(), Guidance(3.0), Guidance(3.0, image_scale=1.5), Contrastive(k=3, alpha=0.3)]
-
-
-def uncached(model, vocab, request: Request, strategy, sampling: Sampling, legal) -> list[int]:
-    """One request by full forwards over ever longer rows; `legal(ids so far) -> (V,) bool`, grid by counting images."""
-    streams = strategy.streams(request.prompt)
-    ids: list[int] = []
-    key = picture_keys([(request.seed, request.picture)])
-    while (mask := legal(ids)) is not None:
-        logits = []
-        for stream in streams:
-            places = [place + 1 if vocab.is_image(id_) else 0 for place, id_ in enumerate(ids)]
-            tokens = torch.tensor([[*stream.token_ids.tolist(), *ids]])
-            grid = torch.tensor([[*stream.grid_positions.tolist(), *places]])
-            logits.append(model(tokens, grid_positions=grid).logits[:, -1].detach())
-        joined = strategy.combine(torch.stack(logits, dim=1).masked_fill(~mask, -1e9)).masked_fill(~mask, -torch.inf)
-        if sampling.temperature:
-            joined = joined / sampling.temperature + gumbel_noise(key, len(ids), 1, (0, vocab.size))[:, 0]
-        ids.append(int(joined.argmax()))
-    return ids
-
-
-def image_legal(vocab):
-    return lambda ids: torch.arange(vocab.size) >= vocab.image_start if len(ids) < vocab.num_image_tokens else None
+STRATEGIES = [
+    Plain(),
+    Guidance(3.0),
+    Guidance(3.0, image_scale=1.5),
+    Contrastive(k=3, alpha=0.3),
+    Mixed(2.0, k=3, alpha=0.3),
+]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda strategy: repr(strategy)[:24])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_pictures_equal_the_uncached_loop(engine, model, vocab, caption, strategy, temperature: float) -> None:
+def test_pictures_equal_the_definition(engine, model, vocab, caption, by_definition, strategy, temperature: float) -> None:
     sampling = Sampling(temperature)
     requests = [Request(caption(length, length), ImageAnswer(), 5, length) for length in (3, 9, 6)]
     for request, generation in zip(requests, engine.generate(requests, strategy, sampling)):
-        expected = uncached(model, vocab, request, strategy, sampling, image_legal(vocab))
-        assert generation.token_ids.tolist() == expected
+        assert generation.token_ids.tolist() == by_definition(model, vocab, request, strategy, sampling)
         assert codes_of(generation, vocab).shape == vocab.grid_shape
 
 
-def test_cached_logits_equal_uncached(model, vocab, caption) -> None:
-    prompts = [caption(3, 1), caption(8, 2), caption(8, 2)]
-    rows = Rows(model, [Guidance(2.0).streams(prompt) for prompt in prompts], room=12)
-    drawn = vocab.image_start + torch.randint(0, 24, (3, 12), generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        for step in range(12):
-            cached = model.project(rows.hidden())
-            for index, prompt in enumerate(prompts):
-                for offset, stream in enumerate(Guidance(2.0).streams(prompt)):
-                    tokens = torch.tensor([[*stream.token_ids.tolist(), *drawn[index, :step].tolist()]])
-                    grid = torch.tensor([[*stream.grid_positions.tolist(), *range(1, step + 1)]])
-                    full = model(tokens, grid_positions=grid).logits[0, -1]
-                    torch.testing.assert_close(cached[2 * index + offset], full, atol=1e-5, rtol=1e-5)
-            rows.feed(drawn[:, step], torch.full((3,), step + 1))
+@pytest.fixture
+def edit(vocab) -> Prompt:
+    """`<bos> picture <break> text <break>`, as the instruction for an edit is put."""
+    picture = ("image", vocab.image_start + np.arange(12))
+    document = assemble([picture, ("text", vocab.text_start + np.arange(5))], vocab)
+    document.token_ids[-1] = vocab.break_id
+    return continuation(document, vocab)
+
+
+@pytest.mark.parametrize("layout", ["together", "shared"])
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda strategy: repr(strategy)[:24])
+def test_cached_logits_equal_uncached(model, vocab, caption, edit, whole, strategy, layout: str, monkeypatch) -> None:
+    monkeypatch.setattr(cache, "SHARE_FROM", 1 if layout == "shared" else 1000)
+    prompts = [caption(3, 1), caption(8, 2), caption(8, 2), edit]
+    plan = Plan.of([Request(prompt, ImageAnswer(), 0, index) for index, prompt in enumerate(prompts)], strategy, Sampling())
+    rows = Rows(model, plan.streams, room=12)
+    counts = [len(streams) for streams in plan.streams]
+    drawn = vocab.image_start + torch.randint(0, 24, (4, 12), generator=torch.Generator().manual_seed(0))
+    for step in range(12):
+        with torch.inference_mode():
+            cached = model.project(rows.hidden()).split(counts)
+        for logits, manner, streams, tokens in zip(cached, plan.manners, plan.streams, drawn[:, :step].tolist()):
+            last = torch.stack([whole(model, stream, tokens, range(1, step + 1))[-1] for stream in streams])
+            uncached = model.lm_head(last)
+            torch.testing.assert_close(logits, uncached, atol=1e-5, rtol=1e-5)
+            joined, expected = (manner.strategy.combine(of_streams[None]) for of_streams in (logits, uncached))
+            torch.testing.assert_close(joined, expected, atol=1e-4, rtol=1e-5)  # scales multiply what rounding leaves
+        rows.feed(drawn[:, step], torch.full((4,), step + 1))
 
 
 def test_pictures_of_one_prompt_differ_and_are_independent_of_how_many(engine, caption) -> None:

@@ -1,14 +1,11 @@
 """The stepping transformer and its cache against the model's own forward over the whole row, for every variant of the model."""
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from cm3.decode import cache
-from cm3.decode.prompts import Stream
 from cm3.decode.rows import Rows
-from cm3.model import create_model, preset
 
 VARIANTS = {
     "ours": {"qk_norm": "shared", "grid_embedding": True},
@@ -19,37 +16,12 @@ VARIANTS = {
 }
 
 
-def model_of(vocab, variant: str):
-    config = preset(
-        "tiny", vocab_size=vocab.size, hidden_size=32, num_hidden_layers=2, grid_shape=vocab.grid_shape,
-        image_start=vocab.image_start, image_stop=vocab.image_stop, max_position_embeddings=64, **VARIANTS[variant],
-    )  # fmt: skip
-    model = create_model(config, seed=0).eval()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
-    return model
-
-
-def stream_of(vocab, length: int, seed: int) -> Stream:
-    ids = np.random.default_rng(seed).integers(vocab.text_start, vocab.text_stop, length)
-    return Stream(np.concatenate([[vocab.bos_id], ids]), np.zeros(length + 1, np.int64))
-
-
-@torch.inference_mode()
-def whole(model, stream: Stream, drawn: list[int], places: list[int]) -> torch.Tensor:
-    ids = torch.tensor([[*stream.token_ids.tolist(), *drawn]])
-    grid = torch.tensor([[*stream.grid_positions.tolist(), *places]])
-    return model.model(ids, grid_positions=grid).last_hidden_state[0]  # (T, D)
-
-
 @pytest.mark.parametrize("layout", ["together", "shared"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_steps_and_windows_equal_the_whole_row(vocab, variant: str, layout: str, monkeypatch) -> None:
+def test_steps_and_windows_equal_the_whole_row(vocab, make_model, caption, whole, variant: str, layout: str, monkeypatch) -> None:
     monkeypatch.setattr(cache, "SHARE_FROM", 1 if layout == "shared" else 1000)
-    model = model_of(vocab, variant)
-    long, short, blank = stream_of(vocab, 9, 1), stream_of(vocab, 4, 2), stream_of(vocab, 1, 3)
+    model = make_model(vocab, **VARIANTS[variant])
+    long, short, blank = (caption(length, length).stream() for length in (9, 4, 1))
     streams = [[long, blank], [long, blank], [short, blank], [long]]  # the last request has one stream
     owners = [(request, stream) for request, of_one in enumerate(streams) for stream in of_one]
     rows = Rows(model, streams, room=10)
@@ -83,8 +55,8 @@ class Doubled(nn.Module):
         return 2 * self.inner(x)
 
 
-def test_adapters_and_hooks_count(vocab) -> None:
-    model, stream = model_of(vocab, "ours"), stream_of(vocab, 5, 0)
+def test_adapters_and_hooks_count(vocab, make_model, caption, whole) -> None:
+    model, stream = make_model(vocab, **VARIANTS["ours"]), caption(5).stream()
     model.model.layers[0].self_attn.v_proj = Doubled(model.model.layers[0].self_attn.v_proj)
     model.model.layers[1].mlp.down_proj.register_forward_hook(lambda module, given, made: made + 1)
     rows = Rows(model, [[stream]], room=4)
@@ -92,12 +64,12 @@ def test_adapters_and_hooks_count(vocab) -> None:
     torch.testing.assert_close(rows.hidden()[0], whole(model, stream, [vocab.image_start], [1])[-1], atol=1e-5, rtol=1e-5)
 
 
-def test_prompts_of_candidates_are_computed_once_and_shared(vocab, monkeypatch) -> None:
-    model, seen = model_of(vocab, "ours"), []
+def test_prompts_of_candidates_are_computed_once_and_shared(vocab, make_model, caption, monkeypatch) -> None:
+    model, seen = make_model(vocab), []
     forward = model.model.forward
     monkeypatch.setattr(model.model, "forward", lambda **named: seen.append(named["input_ids"].shape) or forward(**named))
-    long, blank = stream_of(vocab, 40, 0), stream_of(vocab, 2, 1)
+    long, blank = caption(40).stream(), caption(2).stream()
     monkeypatch.setattr(cache, "SHARE_FROM", 20)
     rows = Rows(model, [[long, blank]] * 8, room=4)
-    assert sorted(shape[0] * shape[1] for shape in seen) == [3, 41]  # the short one is not padded to the long one
+    assert sorted(shape[0] * shape[1] for shape in seen) == [4, 42]  # the short one is not padded to the long one
     assert [block.keys[0].shape[0] for block in rows._cache._blocks] == [1, 1]  # one copy of each for eight candidates

@@ -27,15 +27,7 @@ def ids(batch: int, length: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(0, VOCAB, (batch, length), generator=torch.Generator().manual_seed(seed))
 
 
-def randomize(model: torch.nn.Module, seed: int) -> None:
-    """Weights far from their initialization, so that gains, biases and norms all matter."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
-
-
-def test_equals_llama() -> None:
+def test_equals_llama(randomize) -> None:
     config = LlamaConfig(
         **COMMON, num_key_value_heads=2, rms_norm_eps=1e-5, tie_word_embeddings=False, max_position_embeddings=64
     )
@@ -48,7 +40,7 @@ def test_equals_llama() -> None:
 
 
 @pytest.mark.parametrize("reordered", [False, True])
-def test_equals_chameleon(reordered: bool) -> None:
+def test_equals_chameleon(reordered: bool, randomize) -> None:
     vq = ChameleonVQVAEConfig(
         embed_dim=4, num_embeddings=8, latent_channels=4, resolution=8, base_channels=32, channel_multiplier=[1]
     )
@@ -68,7 +60,7 @@ def test_equals_chameleon(reordered: bool) -> None:
 
 @pytest.mark.parametrize("position_embedding", ["rotary", "learned", "none"])
 @pytest.mark.parametrize("activation", ["swiglu", "relu"])
-def test_cached_equals_uncached(position_embedding: str, activation: str) -> None:
+def test_cached_equals_uncached(position_embedding: str, activation: str, randomize) -> None:
     model = tiny(position_embedding=position_embedding, activation=activation)
     randomize(model, 3)
     tokens = ids(2, 12)
@@ -123,7 +115,7 @@ def test_a_token_sees_no_later_token() -> None:
     assert not torch.allclose(before[:, 6:], after[:, 6:])
 
 
-def test_generate_equals_a_loop_without_cache() -> None:
+def test_generate_equals_a_loop_without_cache(randomize) -> None:
     model = tiny(grid_embedding=True)
     randomize(model, 4)
     model.generation_config.eos_token_id = None
