@@ -289,7 +289,7 @@ def test_guidance_of_a_model_without_masks_says_so(pipe, monkeypatch):
 def test_more_than_memory_holds_is_refused_before_anything_is_drawn(pipe, asked, monkeypatch):
     with pytest.raises(UsageError, match="pictures need about .* GiB of memory .* ask for fewer"):
         pipe.generate("a red circle", n=10**9, best_of=10)
-    monkeypatch.setattr("cm3.decode.engine.free_bytes", lambda device: 1000)
+    monkeypatch.setattr("cm3.decode.engine.available_memory", lambda device: 1000)
     with pytest.raises(UsageError, match="keys and values of one answer"):
         pipe.generate("a red circle")
 

@@ -10,15 +10,17 @@ Rows never influence each other, so a request gets the same answer alone as in a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 import numpy as np
 
+from cm3.core.available_memory import available_memory
 from cm3.core.counts import require_positive
 from cm3.core.errors import InputError, UsageError
 from cm3.core.protocols import DecodingStrategy
 from cm3.decode.flight import Emission, Flight, Plan
 from cm3.decode.jacobi import JacobiFlight
-from cm3.decode.memory import USABLE, free_bytes, request_bytes, require_memory
+from cm3.decode.memory import USABLE, request_bytes, require_memory
 from cm3.decode.records import Generation, Request
 from cm3.decode.sampling import Sampling
 from cm3.decode.strategies.plain import Plain
@@ -50,14 +52,16 @@ class DecodingEngine:
         Raises `InputError` when a prompt and its answer do not fit into the model's context, `UsageError` when memory does
         not hold even one, or for a batch size below 1.
         """
-        require_positive(batch_size=batch_size)
+        require_positive(batch_size=batch_size, window=window)
+        strategy, sampling, window = strategy or Plain(), sampling or Sampling(), self._useful(window)
         by_length = sorted(range(len(requests)), key=lambda index: self._expected_length(requests[index]))
         answers: list[Generation | None] = [None] * len(requests)
         while by_length:
-            fitting = self._fitting([requests[index] for index in by_length[:batch_size]], strategy, sampling)
+            plan = Plan.of([requests[index] for index in by_length[:batch_size]], strategy, sampling)
+            fitting = self._fitting(plan, window)
             batch, by_length = by_length[:fitting], by_length[fitting:]
             tokens: list[list[int]] = [[] for _ in batch]
-            for emission in self.stream([requests[index] for index in batch], strategy, sampling, window=window):
+            for emission in self._fly(plan.first(fitting), 1 << 30, window):
                 tokens[emission.request].extend(emission.token_ids)
                 if emission.reason is not None:
                     ids = np.array(tokens[emission.request], np.int64)
@@ -75,34 +79,43 @@ class DecodingEngine:
         """Decode `requests` together and give their tokens as they come, at most `longest_emission` at a time.
 
         window: how many tokens of a picture are tried in one forward (`jacobi.py`); the tokens are the same for any number.
+        Raises `InputError` when a prompt and its answer do not fit into the model's context, `UsageError` when memory does
+        not hold all requests together.
         """
         require_positive(window=window)
         if not requests:
             return
-        plan = Plan.of(requests, strategy or Plain(), sampling or Sampling())
+        plan, window = Plan.of(requests, strategy or Plain(), sampling or Sampling()), self._useful(window)
+        needed, free = sum(self._needed(plan, window)), available_memory(self._model.device)
+        remedy = _remedy("ask for fewer or shorter ones at a time", window)
+        require_memory(needed, free, "the keys and values of all answers", remedy)
+        yield from self._fly(plan, longest_emission, window)
+
+    def _fly(self, plan: Plan, longest_emission: int, window: int) -> Iterator[Emission]:
         self._require_room(plan)
-        window = min(window, self._vocab.num_image_tokens)  # no more can be tried at once
         single = window == 1
         flight = Flight(plan, self._model, self._vocab) if single else JacobiFlight(plan, self._model, self._vocab, window)
         while flight.walks:
             yield from flight.turn(longest_emission)
 
+    def _useful(self, window: int) -> int:
+        return min(window, self._vocab.num_image_tokens)  # no more can be tried at once
+
     def _expected_length(self, request: Request) -> tuple[int, int]:
         return request.answer.max_tokens(self._vocab), len(request.prompt.token_ids)
 
-    def _fitting(self, requests: Sequence[Request], strategy: DecodingStrategy | None, sampling: Sampling | None) -> int:
+    def _needed(self, plan: Plan, window: int) -> list[int]:
+        """Bytes that each request holds in the company of the others: rows are padded to the longest."""
+        most = max(sum(self._expected_length(request)) for request in plan.requests)
+        config, dtype = self._model.config, self._model.dtype
+        return [request_bytes(config, dtype, len(streams), most, window) for streams in plan.streams]
+
+    def _fitting(self, plan: Plan, window: int) -> int:
         """How many of the first requests memory holds at once, at least 1. Raises `UsageError` when it holds none."""
-        free = free_bytes(self._model.device)
-        plan = Plan.of(requests, strategy or Plain(), sampling or Sampling())
-        most = max(sum(self._expected_length(request)) for request in requests)  # rows are padded to the longest
-        needed = [request_bytes(self._model.config, self._model.dtype, len(streams), most) for streams in plan.streams]
-        require_memory(needed[0], free, f"the keys and values of one answer ({most} tokens)", "shorten the prompt or the answer")
-        total = 0
-        for count, of_one in enumerate(needed):
-            total += of_one
-            if free is not None and count and total > USABLE * free:
-                return count
-        return len(requests)
+        free, needed = available_memory(self._model.device), self._needed(plan, window)
+        require_memory(needed[0], free, "the keys and values of one answer", _remedy("shorten the prompt or the answer", window))
+        totals = accumulate(needed)
+        return max(1, sum(total <= USABLE * free for total in totals))
 
     def _require_room(self, plan: Plan) -> None:
         limit = self._model.config.max_position_embeddings
@@ -113,3 +126,7 @@ class DecodingEngine:
                     f"the prompt of {prompt} tokens and an answer of up to {answer} do not fit the model's context of {limit}; "
                     "shorten the prompt, use fewer retrieved documents or a smaller limit"
                 )
+
+
+def _remedy(remedy: str, window: int) -> str:
+    return f"{remedy}, or try fewer tokens at once (window)" if window > 1 else remedy

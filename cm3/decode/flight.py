@@ -48,6 +48,10 @@ class Plan:
         streams = [list(manner.strategy.streams(request.prompt)) for manner, request in zip(manners, requests)]
         return cls(requests, manners, streams)
 
+    def first(self, count: int) -> Plan:
+        """The first `count` requests alone."""
+        return Plan(self.requests[:count], self.manners[:count], self.streams[:count])
+
 
 class Flight:
     """A batch in flight; `slack`: how many tokens beyond an answer may be tried."""

@@ -6,10 +6,9 @@ moment logits and noise of its newest places. Prompts that are shared take less;
 
 from __future__ import annotations
 
-import os
-
 import torch
 
+from cm3.core.available_memory import available_memory
 from cm3.core.errors import UsageError
 from cm3.model import CM3Config
 
@@ -22,37 +21,28 @@ def bytes_per_token(config: CM3Config, dtype: torch.dtype) -> int:
     return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * dtype.itemsize
 
 
-def request_bytes(config: CM3Config, dtype: torch.dtype, streams: int, tokens: int) -> int:
-    """What one request of `streams` streams and `tokens` tokens (prompt and answer) holds at most."""
-    return streams * (tokens * bytes_per_token(config, dtype) + _NUMBERS_PER_ID * 4 * config.vocab_size)
+def request_bytes(config: CM3Config, dtype: torch.dtype, streams: int, tokens: int, window: int = 1) -> int:
+    """What one request of `streams` streams and `tokens` tokens (prompt and answer) holds at most.
+
+    window: how many tokens are tried at once; they take room behind the answer, and one place of logits each and another
+    one for each guess behind them.
+    """
+    room, places = (tokens + window, 2 * window - 1) if window > 1 else (tokens, 1)
+    return streams * (room * bytes_per_token(config, dtype) + places * _NUMBERS_PER_ID * 4 * config.vocab_size)
 
 
-def free_bytes(device: torch.device) -> int | None:
-    """Memory that can be taken on `device` now; None where nobody can say."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            [kib] = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-        return int(kib) * 1024
-    except (OSError, ValueError):
-        pass
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return None
-
-
-def require_memory(needed: int, free: int | None, what: str, remedy: str) -> None:
+def require_memory(needed: int, free: int, what: str, remedy: str) -> None:
     """Raise `UsageError` when `needed` bytes for `what` are more than may be taken; `remedy` says what to do."""
-    if free is not None and needed > USABLE * free:
+    if needed > USABLE * free:
         raise UsageError(f"{what} need about {_shown(needed)} of memory and {_shown(int(USABLE * free))} can be taken; {remedy}")
 
 
 def require_picture_memory(pictures: int, side: int, num_codes: int) -> None:
     """Refuse more pictures of `side` × `side` pixels and `num_codes` codes than memory holds, before the first is drawn."""
     needed = pictures * (3 * side**2 + 8 * num_codes)  # RGB bytes, int64 codes
-    require_memory(needed, free_bytes(torch.device("cpu")), f"{pictures} pictures", "ask for fewer (n times best_of) at a time")
+    require_memory(
+        needed, available_memory(torch.device("cpu")), f"{pictures} pictures", "ask for fewer (n times best_of) at a time"
+    )
 
 
 def _shown(count: int) -> str:

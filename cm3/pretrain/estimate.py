@@ -14,10 +14,10 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
+from cm3.core.available_memory import available_memory
 from cm3.core.errors import UsageError
 from cm3.model import CM3Config
 from cm3.model.counting import count_parameters, flops_per_token, training_memory
@@ -147,20 +147,6 @@ def _row_squares(model: CM3Config, config: TrainConfig, attention: Attention) ->
     return 4 if attention == "sdpa" else 0
 
 
-def available_memory(device: torch.device) -> int:
-    """Free bytes of the device; on a CPU what the system can still give, or the container's limit, shared by its processes."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    free = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    for line in _lines("/proc/meminfo"):
-        if line.startswith("MemAvailable:"):
-            free = [int(line.split()[1]) * 1024]
-    limit, used = _lines("/sys/fs/cgroup/memory.max"), _lines("/sys/fs/cgroup/memory.current")
-    if limit and used and limit[0].isdigit():
-        free.append(int(limit[0]) - int(used[0]))
-    return max(0, min(free)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
 def matrix_speed(device: torch.device, dtype: torch.dtype | None) -> float:
     """Operations per second of a large square matrix product, the best of three (some hundredths of a second)."""
     size = 4096 if device.type == "cuda" else 512
@@ -217,10 +203,3 @@ def _remedy(
 
 def _gib(count: int) -> str:
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []

@@ -22,7 +22,8 @@ from cm3.decode import (
     infilling,
     unconditional_image,
 )
-from cm3.decode.flight import Plan
+from cm3.decode.flight import Flight, Plan
+from cm3.decode.memory import USABLE, request_bytes
 from cm3.decode.rows import Rows
 from cm3.decode.strategies.contrastive import Contrastive
 from cm3.decode.strategies.guidance import Guidance
@@ -192,6 +193,22 @@ def test_without_requests_there_is_nothing(engine) -> None:
 def test_a_prompt_longer_than_the_context_is_refused(engine, caption) -> None:
     with pytest.raises(InputError, match="do not fit the model's context of 128"):
         engine.generate([Request(caption(120), ImageAnswer())])
+
+
+def test_memory_is_estimated_for_the_window_and_for_what_is_streamed_together(engine, model, caption, monkeypatch) -> None:
+    requests = [Request(caption(4), ImageAnswer(), 0, index) for index in range(3)]
+    one, wide = (request_bytes(model.config, torch.float32, 1, 6 + 12, window) / USABLE for window in (1, 12))
+    assert wide > 2 * one
+    monkeypatch.setattr("cm3.decode.engine.available_memory", lambda device: int(2 * one) + 1)
+    flights = []
+    monkeypatch.setattr("cm3.decode.engine.Flight", lambda plan, *rest: flights.append(len(plan.requests)) or Flight(plan, *rest))
+    assert len(engine.generate(requests)) == 3
+    assert flights == [2, 1]  # no more at once than memory holds
+    with pytest.raises(UsageError, match=r"of one answer need .*\(window\)"):
+        engine.generate(requests, window=12)
+    assert list(engine.stream(requests[:2]))
+    with pytest.raises(UsageError, match="of all answers need .* ask for fewer or shorter"):
+        list(engine.stream(requests))
 
 
 def test_unsupported_attention_is_refused(model, vocab) -> None:

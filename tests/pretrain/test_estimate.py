@@ -11,7 +11,7 @@ from cm3.core.errors import UsageError
 from cm3.model.counting import count_parameters, flops_per_token
 from cm3.model.presets import create_model, preset
 from cm3.pretrain import estimate as module
-from cm3.pretrain.estimate import available_memory, estimate_run, matrix_speed
+from cm3.pretrain.estimate import estimate_run, matrix_speed
 from cm3.sequences.loader import LoaderConfig
 from cm3.train.config import TrainConfig
 from cm3.train.optimizers import NamedOptimizer, split_decay
@@ -94,6 +94,4 @@ def test_what_cannot_fit_is_said_so(room):
 
 
 def test_the_machine_is_measured():
-    cpu = torch.device("cpu")
-    assert 2**20 < available_memory(cpu) < 2**50
-    assert 1e7 < matrix_speed(cpu, None) < 1e15
+    assert 1e7 < matrix_speed(torch.device("cpu"), None) < 1e15
