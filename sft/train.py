@@ -83,7 +83,7 @@ def train(config: SFTConfig) -> Path:
     tasks = {entry.task: entry.make_task() for entry in config.mixture}  # before anything slow, to meet its errors first
     require_replaceable(config.out, LANGUAGE_MODEL)
     model, text_only = load_language_model(config.model)
-    if any(getattr(task, "blank_fraction", 0) > 0 for task in tasks.values()):
+    if any(task.masks_texts for task in tasks.values()):
         model.config.texts_were_masked = True
     images = vqgan.from_pretrained(_image_tokenizer_path(config))
     tokenizer = DocumentTokenizer(text_only.vocab, text_only.text, images)

@@ -160,7 +160,7 @@ def make_toy_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pa
         config = preset(
             "tiny", vocab_size=vocab.size, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, initializer_range=0.2,
             max_position_embeddings=160, grid_embedding=True, grid_shape=vocab.grid_shape, image_start=vocab.image_start,
-            image_stop=vocab.image_stop,
+            image_stop=vocab.image_stop, texts_were_masked=True,
         )  # fmt: skip
         tokenizer = DocumentTokenizer(vocab, text, vqgan.from_pretrained(images))
         parts = Parts(images, encoder, _toy_memory(root / "memory", encoder))

@@ -40,7 +40,7 @@ def pipe(parts):
     config = preset(
         "tiny", vocab_size=vocab.size, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=160,
         grid_embedding=True, grid_shape=vocab.grid_shape, image_start=vocab.image_start, image_stop=vocab.image_stop,
-        initializer_range=0.2,
+        initializer_range=0.2, texts_were_masked=True,
     )  # fmt: skip
     tokenizer = DocumentTokenizer(vocab, text, vqgan.from_pretrained(parts.image_tokenizer))
     return CM3Pipeline(create_model(config, 0), tokenizer, parts=parts)
@@ -274,13 +274,18 @@ def test_a_window_changes_nothing(pipe, image):
         assert [drawn.codes.tolist() for drawn in one] == [drawn.codes.tolist() for drawn in several]
 
 
-def test_guidance_of_a_model_without_masks_says_so(pipe, monkeypatch):
-    monkeypatch.setattr(pipe.model.config, "texts_were_masked", False)
+@pytest.mark.parametrize(("record", "words"), [(False, "never saw <mask> in place of a text"), (None, "nothing says whether")])
+def test_guidance_of_a_model_without_masks_says_so(pipe, image, record, words, monkeypatch):
+    monkeypatch.setattr(pipe.model.config, "texts_were_masked", record)
     pipe.generate("a red circle")
     for options in ({"guidance": 2.0}, {"strategy": "contrastive"}):
-        with pytest.warns(UserWarning, match="never saw <mask> in place of a text"):
+        with pytest.warns(UserWarning, match=words):
             pipe.generate("a red circle", **options)
-    for call in (lambda: pipe.generate("a red circle", guidance=1.0), lambda: pipe.generate(None, guidance=2.0)):
+    for call in (
+        lambda: pipe.generate("a red circle", guidance=1.0),
+        lambda: pipe.generate(None, guidance=2.0),
+        lambda: pipe.infill(image, box=(0, 0, 8, 8), prompt="a red circle", guidance=2.0),  # there the text is left out
+    ):
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # nothing is compared
             call()

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
 
-import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
 
 from cm3.core.errors import UsageError
@@ -24,6 +23,7 @@ from cm3.decode.records import Request
 from cm3.decode.sampling import Sampling
 from cm3.decode.strategies import STRATEGIES
 from cm3.model import CM3Config
+from cm3.tokens import Vocab
 
 
 class DecodingOptions(RunConfig):
@@ -73,20 +73,28 @@ class DecodingOptions(RunConfig):
 
 
 def warn_if_unmasked(requests: Sequence[Request], strategy: DecodingStrategy, sampling: Sampling, config: CM3Config) -> None:
-    """Warn when a request is compared with a stream without its condition and the model of `config` never saw a masked text."""
-    if config.texts_were_masked is not False:
+    """Warn when a request is compared with a stream that has `<mask>` for a text, which the model of `config` may not know."""
+    if config.texts_were_masked:
         return
-    if any(_differ(streams) for streams in Plan.of(requests, strategy, sampling).streams):
-        warnings.warn(
-            "this model never saw <mask> in place of a text: guidance and contrastive decoding compare with a stream it does "
-            "not know, which may make answers worse; train with the objective cm3 and whole_segment_prob above 0",
-            stacklevel=4,
-        )
+    plan = Plan.of(requests, strategy, sampling)
+    if any(_masked_more(request.prompt.vocab, streams) for request, streams in zip(requests, plan.streams)):
+        warnings.warn(_NEVER_MASKED if config.texts_were_masked is False else _NOT_RECORDED, stacklevel=4)
 
 
-def _differ(streams: Sequence[Stream]) -> bool:
-    """Whether the streams of a request are not all the same, as they are where there is no condition to leave out."""
-    return any(not np.array_equal(stream.token_ids, streams[0].token_ids) for stream in streams[1:])
+_NEVER_MASKED = (
+    "this model never saw <mask> in place of a text: guidance and contrastive decoding compare with a stream it does not know, "
+    "which may make answers worse; train with the objective cm3 and whole_segment_prob above 0"
+)
+_NOT_RECORDED = (
+    "nothing says whether this model saw <mask> in place of a text (its config.json has no texts_were_masked): guidance and "
+    "contrastive decoding compare with a stream that it may not know, which may make answers worse; try without, too"
+)
+
+
+def _masked_more(vocab: Vocab, streams: Sequence[Stream]) -> bool:
+    """Whether a stream has a `<mask>` that the first one has not; where the condition is left out, as in infilling, none has."""
+    first, *others = (int(vocab.is_mask(stream.token_ids).sum()) for stream in streams)
+    return any(count > first for count in others)
 
 
 def _checked(kind: type, name: str, options: dict[str, Any]) -> DecodingStrategy:

@@ -32,6 +32,11 @@ class Editing(TaskConfig):
     template: str = "{instruction}"
     blank_fraction: float = Field(default=0.05, ge=0, le=1)
 
+    @property
+    def masks_texts(self) -> bool:
+        """Some instructions are."""
+        return self.blank_fraction > 0
+
     def prompt(self, image: ImageSegment, instruction: str) -> list[Turn]:
         """What the user says to have `image` changed."""
         return [Turn("user", (TextSegment(self.template.replace("{instruction}", instruction)), image))]

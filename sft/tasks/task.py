@@ -32,6 +32,10 @@ class Task(Protocol):
     data_format: ClassVar[str]
     answer: ClassVar[Answer]
 
+    @property
+    def masks_texts(self) -> bool:
+        """Whether training shows `<mask:0>` in place of whole texts, which guidance relies on."""
+
     def turns(self, document: Document, rng: np.random.Generator) -> list[Turn]:
         """The document as turns, the responses trained; `rng` chooses wordings. Raises `InputError` if a part is missing."""
 
@@ -46,7 +50,12 @@ class Task(Protocol):
 
 
 class TaskConfig(RunConfig):
-    """What most tasks share: after the turns nothing is left to do, and all of a text counts."""
+    """What most tasks share: no text is masked, after the turns nothing is left to do, and all of a text counts."""
+
+    @property
+    def masks_texts(self) -> bool:
+        """No text is."""
+        return False
 
     def rewrite(self, example: TokenizedDocument, vocab: Vocab, rng: np.random.Generator) -> TokenizedDocument:
         """The example as it is."""

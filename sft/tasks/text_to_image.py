@@ -30,6 +30,11 @@ class TextToImage(TaskConfig):
     template: str = "{caption}"
     blank_fraction: float = Field(default=0.1, ge=0, le=1)
 
+    @property
+    def masks_texts(self) -> bool:
+        """Some captions are."""
+        return self.blank_fraction > 0
+
     def prompt(self, caption: str) -> list[Turn]:
         """What the user says to get a picture of `caption`."""
         return [Turn("user", (TextSegment(self.template.replace("{caption}", caption)),))]

@@ -217,3 +217,11 @@ def test_a_blanked_prompt_between_marks_is_the_stream_that_guidance_contrasts_wi
         assert len(blank) == len(blank.grid_positions) == len(blank.loss_weights)
         kept = [4] * any(kind == "image" for kind, _ in segments) + [41] * (segments[-1] is text)
         assert [blank.token_ids[span.start] for span in blank.spans] == kept
+
+
+def test_only_what_puts_a_mask_for_a_text_teaches_guidance():
+    assert make_task("text_to_image").masks_texts
+    assert make_task("editing").masks_texts
+    assert not make_task("text_to_image", {"blank_fraction": 0.0}).masks_texts
+    assert not make_task("infilling", {"blank_fraction": 0.5}).masks_texts  # captions are left out, not masked
+    assert not make_task("captioning").masks_texts
