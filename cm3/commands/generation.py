@@ -28,6 +28,7 @@ Temperature = Annotated[float | None, typer.Option(help="Above 0; 0 takes the mo
 TopP = Annotated[float | None, typer.Option(help="Keep the likeliest codes that make up this probability.")]
 TopK = Annotated[int | None, typer.Option(help="Keep this many of the likeliest codes; 0 keeps all.")]
 MinP = Annotated[float | None, typer.Option(help="Keep codes at least this share as likely as the likeliest; 0 keeps all.")]
+RepetitionPenalty = Annotated[float | None, typer.Option(help="Above 1, codes that were drawn before become less likely.")]
 Window = Annotated[
     int | None, typer.Option(min=1, help="Try so many tokens of a picture per step: fewer steps, the same picture.")
 ]
@@ -52,6 +53,7 @@ def generate(
     top_p: TopP = None,
     top_k: TopK = None,
     min_p: MinP = None,
+    repetition_penalty: RepetitionPenalty = None,
     window: Window = None,
     option: Option = None,
     seed: Seed = 0,
@@ -64,7 +66,7 @@ def generate(
     others, whatever --window is.
     """
     named = {"strategy": strategy, "guidance": guidance, "temperature": temperature, "top_p": top_p, "top_k": top_k}
-    options = _given({**named, "min_p": min_p, "window": window})
+    options = _given({**named, "min_p": min_p, "repetition_penalty": repetition_penalty, "window": window})
     if option:
         options["strategy_options"] = dict(_field(text) for text in option)
     require_writable(out)  # before the work, not after it

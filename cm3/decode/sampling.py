@@ -79,7 +79,10 @@ def keep_min_p(logits: Tensor, p: float) -> Tensor:
 
 
 def penalize(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Make `seen` ids less likely: logits above 0 are divided by `penalty`, others multiplied. logits, seen bool: (R, W)."""
+    """Make `seen` ids less likely: logits above 0 are divided by `penalty`, others multiplied. logits, seen bool: (R, W).
+
+    The sign is that of what the strategy gives: logits, as in transformers, or the log-ratio of CD-K.
+    """
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 

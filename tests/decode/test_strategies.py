@@ -56,6 +56,16 @@ def test_contrastive_against_brute_force(k: int, alpha: float, scale: float) -> 
         np.testing.assert_allclose(combined[row], np.array(scores) / sum(scores), rtol=1e-4, atol=1e-7)
 
 
+def test_contrastive_scores_have_the_zero_of_the_formula() -> None:
+    """A repetition penalty divides or multiplies by the sign, so it must not depend on the zero of the logits."""
+    strategy, logits = Contrastive(3, 0.2, 0.7), LOGITS[:, :2]
+    scores, kept = strategy.combine(logits), strategy.combine(logits) > -torch.inf
+    shifted = strategy.combine(logits + torch.tensor([5.0, -9.0])[:, None])
+    torch.testing.assert_close(shifted, scores, atol=1e-4, rtol=1e-5)
+    expert, amateur = (torch.from_numpy(probabilities(part)).log() for part in logits.unbind(1))
+    torch.testing.assert_close(scores[kept].double(), (expert - 0.7 * amateur)[kept], atol=1e-4, rtol=1e-5)
+
+
 def test_mixed_draws_every_other_picture_by_contrast() -> None:
     mixed = Mixed(scale=2.0, top_p=0.8, k=3, alpha=0.2, contrast=0.5)
     assert mixed.for_picture(4, Sampling(0.7)) == (Guidance(2.0), Sampling(0.7, top_p=0.8))

@@ -44,8 +44,8 @@ class Contrastive:
         return [prompt.stream(), prompt.without(self.drop)]
 
     def combine(self, logits: Tensor) -> Tensor:
-        """(B, 2, V) → scores (B, V) up to a constant per row; logits stand for log-probabilities, as constants cancel."""
-        conditional, without = logits.unbind(1)
+        """(B, 2, V) → scores (B, V): log-ratios, not just up to a constant, since a repetition penalty asks for their sign."""
+        conditional, without = logits.log_softmax(dim=-1).unbind(1)
         kth = conditional.topk(min(self.k, conditional.shape[-1]), dim=-1).values[:, -1:]  # (B, 1)
         implausible = conditional < kth + math.log(self.alpha)
         return (conditional - self.scale * without).masked_fill(implausible, -torch.inf)
