@@ -25,7 +25,7 @@ from cm3.tokens import Vocab
 
 SCALE, GRID, CODES, IDS = 3.0, (4, 6), 8192, 65536
 SIZES = {"25M": (512, 8, 1408), "100M": (768, 14, 2048), "350M": (1024, 24, 4096)}  # width, layers, inner width
-REPEATS = 3
+REPEATS = 5
 
 
 class Problem:

@@ -24,7 +24,6 @@ from cm3.choosing import DrawnPicture
 from cm3.core.counts import require_positive
 from cm3.core.errors import UsageError
 from cm3.core.protocols import ImageTokenizer, Reranker, Retriever
-from cm3.core.runfile import validate
 from cm3.decode import (
     DecodingEngine,
     Done,
@@ -46,8 +45,9 @@ from cm3.decode import (
     pieces_of,
     unconditional_image,
 )
+from cm3.decode.int8 import quantize_weights, require_full_weights
 from cm3.decode.memory import require_picture_memory
-from cm3.decode.options import DecodingOptions, warn_if_unmasked
+from cm3.decode.options import DecodingOptions, chosen_options, warn_if_unmasked
 from cm3.decode.pieces import PieceAssembler
 from cm3.documents.document import Document, ImageSegment
 from cm3.documents.images import decode_image
@@ -94,22 +94,27 @@ class CM3Pipeline:
 
     @classmethod
     def from_pretrained(
-        cls, path: Path | str, device: torch.device | str = "cpu", dtype: torch.dtype | None = None, verify: bool = True
-    ) -> CM3Pipeline:
+        cls, path: Path | str, device: torch.device | str = "cpu", dtype: torch.dtype | None = None, verify: bool = True,
+        int8: bool = False,
+    ) -> CM3Pipeline:  # fmt: skip
         """Open a model folder, or one of the Hugging Face hub by its id ("owner/name").
 
-        dtype: of the model's weights (None: as they are stored); verify: compare every file with its hash. Raises
-        `InputError` when there is none, `ArtefactError` when it is damaged or its parts do not belong together.
+        dtype: of the model's weights (None: as they are stored); verify: compare every file with its hash; int8: round the
+        matrices of the layers to 8 bits, which is lossy (`cm3.decode.int8`). Raises `InputError` when there is none,
+        `ArtefactError` when it is damaged or its parts do not belong together.
         """
         from sft.tasks import load_tasks
 
         folder = open_model_folder(path, verify, device, dtype)
-        return cls(folder.model, folder.tokenizer, load_tasks(folder.path), folder.parts)
+        return cls(
+            quantize_weights(folder.model) if int8 else folder.model, folder.tokenizer, load_tasks(folder.path), folder.parts
+        )
 
     def save(self, path: Path | str) -> Path:
-        """Write a model folder with the parts this pipeline has; see `assemble_model_folder`."""
+        """Write a model folder with the parts this pipeline has; see `assemble_model_folder`. Int8 weights are refused."""
         from sft.tasks import TASKS_FILE, tasks_json
 
+        require_full_weights(self.model)
         files = {TASKS_FILE: tasks_json(self.tasks)}
         return assemble_model_folder(Path(path), self.model, self.tokenizer, self.parts, json_files=files)
 
@@ -278,7 +283,7 @@ class CM3Pipeline:
         self, requests: Sequence[Request], options: Mapping[str, Any] | DecodingOptions, default: DecodingOptions = EXACT
     ) -> list[Generation]:
         """The answers to many requests at once; `options` replace fields of `default`."""
-        chosen = _options(options, default)
+        chosen = chosen_options(options, default)
         strategy, sampling = chosen.make_strategy(), chosen.make_sampling()
         warn_if_unmasked(requests, strategy, sampling, self.model.config)
         return self.engine.generate(requests, strategy, sampling, window=chosen.window)
@@ -373,7 +378,7 @@ class CM3Pipeline:
         return [found.document for found in self.memory.search(**query, k=count)]
 
     def _pieces(self, request: Request, options: Mapping[str, Any]) -> Iterator[Piece]:
-        chosen, assembler = _options(options, DRAWING), PieceAssembler(self.vocab, self.tokenizer.text)
+        chosen, assembler = chosen_options(options, DRAWING), PieceAssembler(self.vocab, self.tokenizer.text)
         strategy, sampling = chosen.make_strategy(), chosen.make_sampling()
         warn_if_unmasked([request], strategy, sampling, self.model.config)
         for emission in self.engine.stream([request], strategy, sampling, window=chosen.window):
@@ -391,9 +396,3 @@ class CM3Pipeline:
 
 
 _WORDS = {"text_to_image": "prompt", "vqa": "question", "editing": "instruction"}
-
-
-def _options(given: Mapping[str, Any] | DecodingOptions, default: DecodingOptions) -> DecodingOptions:
-    if isinstance(given, DecodingOptions):
-        return given
-    return validate(DecodingOptions, {**default.model_dump(), **given}, "decoding") if given else default

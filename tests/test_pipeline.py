@@ -291,6 +291,16 @@ def test_guidance_of_a_model_without_masks_says_so(pipe, image, record, words, m
             call()
 
 
+def test_int8_weights_draw_and_are_not_saved(toy_model, tmp_path):
+    full, small = (CM3Pipeline.from_pretrained(toy_model, int8=int8) for int8 in (False, True))
+    ids = torch.tensor([[full.vocab.bos_id, full.vocab.break_id]])
+    assert not torch.equal(full.model(ids).logits, small.model(ids).logits)
+    assert len(small.generate("a red circle", n=2)) == 2
+    with pytest.raises(UsageError, match="opened with int8=True cannot be saved"):
+        small.save(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_more_than_memory_holds_is_refused_before_anything_is_drawn(pipe, asked, monkeypatch):
     with pytest.raises(UsageError, match="pictures need about .* GiB of memory .* ask for fewer"):
         pipe.generate("a red circle", n=10**9, best_of=10)

@@ -33,6 +33,7 @@ Window = Annotated[
     int | None, typer.Option(min=1, help="Try so many tokens of a picture per step: fewer steps, the same picture.")
 ]
 Infill = Annotated[bool, typer.Option(help="Let the model fill in a missing text, as in pretraining, instead of answering.")]
+Int8 = Annotated[bool, typer.Option("--int8", help="Round the weights to 8 bits: lossy, a seed may draw another picture.")]
 Option = Annotated[list[str] | None, typer.Option("--option", help="A field of the strategy, as name=value; repeatable.")]
 
 
@@ -56,6 +57,7 @@ def generate(
     repetition_penalty: RepetitionPenalty = None,
     window: Window = None,
     option: Option = None,
+    int8: Int8 = False,
     seed: Seed = 0,
     out: Out = Path("pictures"),
     as_json: AsJson = False,
@@ -70,7 +72,7 @@ def generate(
     if option:
         options["strategy_options"] = dict(_field(text) for text in option)
     require_writable(out)  # before the work, not after it
-    pipe = _open(model)
+    pipe = _open(model, int8)
     started = time.perf_counter()
     with warnings_said():
         drawn = pipe.draw(prompt, n, best_of, seed, retrieve, rerank, **options)
@@ -162,10 +164,10 @@ def infill(
     emit({"path": entry["path"], "codes": entry["codes"]}, entry["path"], as_json)
 
 
-def _open(model: Path) -> CM3Pipeline:
+def _open(model: Path, int8: bool = False) -> CM3Pipeline:
     from cm3.pipeline import CM3Pipeline
 
-    return CM3Pipeline.from_pretrained(model)
+    return CM3Pipeline.from_pretrained(model, int8=int8)
 
 
 def _picture(path: Path) -> Image:

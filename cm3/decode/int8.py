@@ -2,6 +2,8 @@
 
 Answers differ from those of the full weights, and seeds draw other pictures; nothing else in `cm3.decode` changes. Only the
 matrices of the layers are rounded: embeddings, norms and the head, where rounding costs most, stay as they are.
+On a CPU the inputs and outputs of these matrices are bfloat16, whatever the model's dtype: the kernel that reads the integers
+is several times slower in float32 than the full matrix, and gives each row the same result in any company.
 Symmetric rounding per output row, as in LLM.int8's vector-wise baseline (arXiv:2208.07339) without its outlier path.
 """
 
@@ -11,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cm3.core.errors import UsageError
 from cm3.model import CM3ForCausalLM
 
 
@@ -30,8 +33,8 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # (..., in) → (..., out)
         flat = x.reshape(-1, x.shape[-1])
-        if x.device.type == "cpu" and len(flat) <= 32:  # reads the integers themselves; made for few rows
-            mixed = torch._weight_int8pack_mm(flat, self.weight, self.scale)
+        if x.device.type == "cpu":  # the kernel that reads the integers themselves is fast in bfloat16 alone
+            mixed = torch._weight_int8pack_mm(flat.bfloat16(), self.weight, self.scale.bfloat16()).to(x.dtype)
         else:
             mixed = F.linear(flat, self.weight.to(x.dtype)) * self.scale
         mixed = mixed if self.bias is None else mixed + self.bias
@@ -47,3 +50,9 @@ def quantize_weights(model: CM3ForCausalLM) -> CM3ForCausalLM:
                 if isinstance(module, nn.Linear):
                     setattr(block, name, Int8Linear(module))
     return model
+
+
+def require_full_weights(model: CM3ForCausalLM) -> None:
+    """Raise `UsageError` for a model whose weights were rounded: it is no longer what a model folder holds."""
+    if any(isinstance(module, Int8Linear) for module in model.modules()):
+        raise UsageError("a model opened with int8=True cannot be saved: its weights were rounded; open it without int8")

@@ -8,7 +8,7 @@ temperature=0                     → the most likely token, always
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
 
@@ -16,7 +16,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from cm3.core.errors import UsageError
 from cm3.core.protocols import DecodingStrategy
-from cm3.core.runfile import RunConfig
+from cm3.core.runfile import RunConfig, validate
 from cm3.decode.flight import Plan
 from cm3.decode.prompts import Stream
 from cm3.decode.records import Request
@@ -70,6 +70,13 @@ class DecodingOptions(RunConfig):
     def make_sampling(self) -> Sampling:
         """Temperature and filters. Raises `UsageError` for a value out of range."""
         return Sampling(self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
+
+
+def chosen_options(given: Mapping[str, Any] | DecodingOptions, default: DecodingOptions) -> DecodingOptions:
+    """`given`, whole or as fields that replace those of `default`. Raises `UsageError` for an unknown field or a wrong value."""
+    if isinstance(given, DecodingOptions):
+        return given
+    return validate(DecodingOptions, {**default.model_dump(), **given}, "decoding") if given else default
 
 
 def warn_if_unmasked(requests: Sequence[Request], strategy: DecodingStrategy, sampling: Sampling, config: CM3Config) -> None:
