@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -42,7 +43,7 @@ class Legal:
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    """Requests (R',) drawn in the same manner, and their rows (R', S); None: all of them, in order."""
+    """Requests (R',) drawn in the same manner, and the rows (R' · S) of their streams; None: all of them, in order."""
 
     manner: Manner
     requests: Tensor | None
@@ -60,19 +61,19 @@ def manner_of(request: Request, strategy: DecodingStrategy, sampling: Sampling) 
 class Drawer:
     """Draws tokens for the unfinished requests of a batch.
 
-    manners: of each request; streams: how many streams (rows) each has.
+    manners: of each request; sources: for each of its streams which of its rows that is (equal streams share one).
     """
 
     def __init__(
         self,
         requests: Sequence[Request],
         manners: Sequence[Manner],
-        streams: Sequence[int],
+        sources: Sequence[tuple[int, ...]],
         model: CM3ForCausalLM,
         vocab: Vocab,
     ) -> None:
         self._model, self._vocab, device = model, vocab, model.device
-        self._manners, self._streams = list(manners), list(streams)
+        self._manners, self._sources = list(manners), list(sources)
         self._keys = picture_keys([(request.seed, request.picture) for request in requests], device)
         self.random = any(manner.sampling.temperature > 0 for manner in manners)
         self._masks: dict[IdRanges, Tensor] = {}
@@ -87,7 +88,7 @@ class Drawer:
         """Go on with some of the requests, in the given order."""
         kept = torch.tensor(list(requests), device=self._keys.device)
         self._manners = [self._manners[index] for index in requests]
-        self._streams = [self._streams[index] for index in requests]
+        self._sources = [self._sources[index] for index in requests]
         self._keys = self._keys[kept]
         self._seen = None if self._seen is None else self._seen[kept]
         self._group()
@@ -133,8 +134,8 @@ class Drawer:
     def _of_group(self, group: _Group, logits: Tensor, legal: Legal, noise: Tensor | None, tried: Tensor | None) -> Tensor:
         """Indices (R', W) into the range."""
         mask, sampling, width = legal.mask, group.manner.sampling, logits.shape[1]
+        logits = logits if group.rows is None else logits[group.rows]
         if group.requests is not None:
-            logits = logits[group.rows]
             mask = None if mask is None else mask[group.requests]
             noise = None if noise is None else noise[group.requests]
         streams = logits.view(-1, group.streams, *logits.shape[-2:]).transpose(1, 2)  # (R', W, S, V)
@@ -171,21 +172,15 @@ class Drawer:
 
     def _group(self) -> None:
         """Sort the requests into groups."""
-        members: dict[tuple[Manner, int], list[int]] = {}
-        for index, key in enumerate(zip(self._manners, self._streams)):
+        members: dict[tuple[Manner, tuple[int, ...]], list[int]] = {}
+        for index, key in enumerate(zip(self._manners, self._sources)):
             members.setdefault(key, []).append(index)
-        if len(members) == 1:
-            [(manner, streams)] = members
-            self._groups = [_Group(manner, None, None, streams)]
-            return
-        first = [sum(self._streams[:index]) for index in range(len(self._streams))]
-        device = self._keys.device
-        self._groups = [
-            _Group(
-                manner,
-                torch.tensor(requests, device=device),
-                torch.tensor([first[index] + stream for index in requests for stream in range(streams)], device=device),
-                streams,
-            )
-            for (manner, streams), requests in members.items()
-        ]
+        counts = [max(sources) + 1 for sources in self._sources]  # rows of each request
+        first, device = [0, *accumulate(counts)], self._keys.device
+        self._groups = []
+        for (manner, sources), requests in members.items():
+            rows = torch.tensor([first[index] + source for index in requests for source in sources], device=device)
+            alone = len(members) == 1
+            in_order = alone and len(sources) == counts[0]
+            of_group = None if alone else torch.tensor(requests, device=device)
+            self._groups.append(_Group(manner, of_group, None if in_order else rows, len(sources)))

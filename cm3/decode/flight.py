@@ -16,7 +16,7 @@ from cm3.core.protocols import DecodingStrategy
 from cm3.decode.drawing import Drawer, Legal, Manner, manner_of
 from cm3.decode.grammar import Reason, RowWalk
 from cm3.decode.noise import chunk_length
-from cm3.decode.prompts import Stream
+from cm3.decode.prompts import Stream, distinct
 from cm3.decode.records import Request
 from cm3.decode.rows import Rows
 from cm3.decode.sampling import Sampling
@@ -35,22 +35,26 @@ class Emission:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Requests with the manner and the streams of each, ready to be decoded together."""
+    """Requests with the manner of each, its different streams, and for every stream of its strategy which of these it is.
+
+    Streams are equal where there is no condition to leave out; such a request is decoded in one row.
+    """
 
     requests: Sequence[Request]
     manners: Sequence[Manner]
     streams: Sequence[Sequence[Stream]]
+    sources: Sequence[tuple[int, ...]]
 
     @classmethod
     def of(cls, requests: Sequence[Request], strategy: DecodingStrategy, sampling: Sampling) -> Plan:
         """Every request with its own strategy and sampling, or with these."""
         manners = [manner_of(request, strategy, sampling) for request in requests]
-        streams = [list(manner.strategy.streams(request.prompt)) for manner, request in zip(manners, requests)]
-        return cls(requests, manners, streams)
+        streams = [distinct(manner.strategy.streams(request.prompt)) for manner, request in zip(manners, requests)]
+        return cls(requests, manners, [kept for kept, _ in streams], [tuple(index) for _, index in streams])
 
     def first(self, count: int) -> Plan:
         """The first `count` requests alone."""
-        return Plan(self.requests[:count], self.manners[:count], self.streams[:count])
+        return Plan(self.requests[:count], self.manners[:count], self.streams[:count], self.sources[:count])
 
 
 class Flight:
@@ -61,7 +65,7 @@ class Flight:
         self.vocab = vocab
         self.numbers = list(range(len(requests)))
         self.walks = [RowWalk(request.answer, vocab) for request in requests]
-        self.drawer = Drawer(requests, plan.manners, [len(streams) for streams in plan.streams], model, vocab)
+        self.drawer = Drawer(requests, plan.manners, plan.sources, model, vocab)
         self.rows = Rows(model, plan.streams, max(request.answer.max_tokens(vocab) for request in requests) + slack)
         self.device = model.device
         self.drawn = 0

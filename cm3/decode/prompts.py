@@ -7,6 +7,7 @@ A prompt is the beginning of a `TokenizedDocument`, made by the functions that m
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +72,20 @@ class Prompt:
     def unconditional(self) -> Stream:
         """The beginning of a document of which only this picture is left; see `unconditional_image`."""
         return unconditional_image(self.vocab).stream()
+
+
+def distinct(streams: Sequence[Stream]) -> tuple[list[Stream], list[int]]:
+    """The different streams among `streams`, and for each of them which one it is."""
+    seen: dict[tuple[bytes, bytes], int] = {}
+    kept: list[Stream] = []
+    index = []
+    for stream in streams:
+        key = (stream.token_ids.tobytes(), stream.grid_positions.tobytes())
+        if key not in seen:
+            seen[key] = len(kept)
+            kept.append(stream)
+        index.append(seen[key])
+    return kept, index
 
 
 def continuation(document: TokenizedDocument, vocab: Vocab, context_segments: int = 0) -> Prompt:

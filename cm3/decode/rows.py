@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cm3.decode.cache import KeyValues
 from cm3.decode.prefill import prefill
-from cm3.decode.prompts import Stream
+from cm3.decode.prompts import Stream, distinct
 from cm3.decode.step import Stepper
 from cm3.model import CM3ForCausalLM
 
@@ -27,12 +27,12 @@ class Rows:
 
     @torch.inference_mode()
     def __init__(self, model: CM3ForCausalLM, streams: Sequence[Sequence[Stream]], room: int) -> None:
-        distinct, index = _distinct([stream for request in streams for stream in request])
-        prefixes, device, config = prefill(model.model, distinct), model.device, model.config
+        kept, index = distinct([stream for request in streams for stream in request])
+        prefixes, device, config = prefill(model.model, kept), model.device, model.config
         self._owners = [number for number, request in enumerate(streams) for _ in request]
         per_key = config.num_attention_heads // config.num_key_value_heads
         self._cache = KeyValues([prefix.keys_values for prefix in prefixes], index, room, per_key)
-        lengths = [len(stream.token_ids) for stream in distinct]
+        lengths = [len(stream.token_ids) for stream in kept]
         positions = min(max(lengths) + room, config.max_position_embeddings)
         self._step, self._last_position = Stepper(model.model, positions), positions - 1
         self._lengths = torch.tensor([lengths[prefix] for prefix in index], device=device)  # (N,) of the prompts
@@ -102,17 +102,3 @@ class Rows:
         self._back: Tensor | None = None
         if order != list(range(len(order))):
             self._back = torch.tensor(order, device=device).argsort()
-
-
-def _distinct(streams: Sequence[Stream]) -> tuple[list[Stream], list[int]]:
-    """The different streams among `streams`, and for each of them which one it is."""
-    seen: dict[tuple[bytes, bytes], int] = {}
-    kept: list[Stream] = []
-    index = []
-    for stream in streams:
-        key = (stream.token_ids.tobytes(), stream.grid_positions.tobytes())
-        if key not in seen:
-            seen[key] = len(kept)
-            kept.append(stream)
-        index.append(seen[key])
-    return kept, index

@@ -72,11 +72,12 @@ def test_cached_logits_equal_uncached(model, vocab, caption, edit, whole, strate
     for step in range(12):
         with torch.inference_mode():
             cached = model.project(rows.hidden()).split(counts)
-        for logits, manner, streams, tokens in zip(cached, plan.manners, plan.streams, drawn[:, :step].tolist()):
+        for index, (logits, streams, tokens) in enumerate(zip(cached, plan.streams, drawn[:, :step].tolist())):
             last = torch.stack([whole(model, stream, tokens, range(1, step + 1))[-1] for stream in streams])
             uncached = model.lm_head(last)
             torch.testing.assert_close(logits, uncached, atol=1e-5, rtol=1e-5)
-            joined, expected = (manner.strategy.combine(of_streams[None]) for of_streams in (logits, uncached))
+            combine = plan.manners[index].strategy.combine
+            joined, expected = (combine(of_rows[list(plan.sources[index])][None]) for of_rows in (logits, uncached))
             torch.testing.assert_close(joined, expected, atol=1e-4, rtol=1e-5)  # scales multiply what rounding leaves
         rows.feed(drawn[:, step], torch.full((4,), step + 1))
 
@@ -89,6 +90,19 @@ def test_pictures_of_one_prompt_differ_and_are_independent_of_how_many(engine, c
     assert len({tuple(answer.token_ids) for answer in four}) == 4
     other_seed = engine.generate([Request(prompt, ImageAnswer(), 2, 0)])[0]
     assert other_seed.token_ids.tolist() != one.token_ids.tolist()
+
+
+def test_equal_streams_are_one_row(engine, vocab, caption, monkeypatch) -> None:
+    counts = []
+    monkeypatch.setattr(
+        "cm3.decode.flight.Rows", lambda m, streams, room: counts.append(list(map(len, streams))) or Rows(m, streams, room)
+    )
+    anything = [Request(unconditional_image(vocab), ImageAnswer(), 0, index) for index in range(2)]
+    plain = [answer.token_ids.tolist() for answer in engine.generate(anything)]
+    assert [answer.token_ids.tolist() for answer in engine.generate(anything, Guidance(3.0))] == plain
+    mixed = engine.generate([*anything, Request(caption(4), ImageAnswer(), 0, 2)], Guidance(3.0, image_scale=2.0), window=3)
+    assert [answer.token_ids.tolist() for answer in mixed[:2]] == plain
+    assert counts == [[1, 1], [1, 1], [1, 1, 2]]  # a caption without text is the unconditional stream
 
 
 def test_a_batch_of_nothing_is_refused(engine, caption) -> None:
