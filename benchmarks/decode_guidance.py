@@ -2,6 +2,7 @@
 
     generate(guidance_scale)     what transformers offers: two forwards per token, all logits
     two rows, static cache       the loop of its Janus model: both streams in one forward, all logits
+    LlamaGen's generate          its own loop and transformer from the checkout in `CM3_BENCH_LLAMAGEN`, on a plainer model
 
 The weights are random, so only one-token loops are measured. Gate: the same greedy tokens. limit_fraction: the bytes a step
 must read (backbone and the head's image rows) at the copy bandwidth measured in the same run. `CM3_BENCH_SIZES` names sizes
@@ -13,10 +14,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
 from benchmarks.chameleon_peer import OnlyImages, chameleon_config, chameleon_of, guided_generate, random_prompt, two_stream_loop
+from benchmarks.llamagen_peer import class_prompt, llamagen_checkout, llamagen_loop
 from benchmarks.measure import Row, interleaved, report, time_row
 from cm3.decode import GREEDY, DecodingEngine, ImageAnswer, Request
 from cm3.decode.strategies.guidance import Guidance
@@ -25,6 +28,7 @@ from cm3.tokens import Vocab
 
 SCALE, GRID, CODES, IDS = 3.0, (4, 6), 8192, 65536
 SIZES = {"25M": (512, 8, 1408), "100M": (768, 14, 2048), "350M": (1024, 24, 4096)}  # width, layers, inner width
+LLAMAGEN_SIZES = ("25M", "100M")  # its inner width follows from the width; that of 350M is another
 REPEATS = 5
 
 
@@ -75,6 +79,25 @@ def rows() -> Iterator[Row]:
             yield time_row(
                 f"{problem.vocab.num_image_tokens} codes, {name}, {label}", seconds, gate, round(least / seconds[0], 3)
             )
+
+        if (checkout := llamagen_checkout()) is not None and name in LLAMAGEN_SIZES:
+            yield llamagen_row(checkout, name)
+
+
+def llamagen_row(checkout: Path, name: str) -> Row:
+    """The same shape without norms of the heads, which LlamaGen has not, after a prompt of one token."""
+    vocab = Vocab(IDS - CODES - 21, CODES, GRID)
+    config = chameleon_config(vocab, *SIZES[name])
+    config.qk_norm = "none"
+    model = create_model(config, 0)
+    request, engine = Request(class_prompt(vocab), ImageAnswer()), DecodingEngine(model, vocab)
+    peer = llamagen_loop(checkout, model, vocab, SCALE)
+
+    def ours() -> list[int]:
+        return engine.generate([request], Guidance(SCALE), GREEDY)[0].token_ids.tolist()
+
+    gate = "ok" if ours() == peer() else "the greedy tokens differ"
+    return time_row(f"{vocab.num_image_tokens} codes, {name}, LlamaGen's generate", interleaved(ours, peer, REPEATS), gate)
 
 
 if __name__ == "__main__":
