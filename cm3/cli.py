@@ -1,8 +1,8 @@
 """The command line: `cm3 COMMAND`. Results go to stdout, progress and errors to stderr; heavy packages load when needed.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or bad input, 3 too many rejected inputs, 4 damaged or mismatched artefact,
-5 disk full or not writable, 6 training met a non-finite number, 7 run folder in use, 75 stopped and saved (run again),
-130 interrupted. They are those of the error tree in `cm3.core.errors`.
+5 disk full or not writable, 6 training met a non-finite number, 7 run folder in use, 8 loss spikes in a row, 75 stopped and saved
+(run again), 130 interrupted. They are those of the error tree in `cm3.core.errors`.
 """
 
 from __future__ import annotations

@@ -116,14 +116,15 @@ def test_training_stops_and_goes_on(command, run_file, tmp_path, monkeypatch, nu
             os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patched:
-        patched.setattr("cm3.train.loop.crash_point", crash_point)
+        patched.setattr("cm3.train.stepping.crash_point", crash_point)
         command.fails(code, [word, "the same command"], "vqgan", "train", run_file)
     assert not (tmp_path / "tokenizer").exists()
     assert [path.name for path in (tmp_path / "tokenizer-run" / "checkpoints").iterdir()] == ["step-00000002"]
     assert litter(tmp_path) == []
     seen = []
     with monkeypatch.context() as patched:
-        patched.setattr("cm3.train.loop.crash_point", lambda name, step: seen.append((name, step)))
+        for module in ("loop", "stepping"):
+            patched.setattr(f"cm3.train.{module}.crash_point", lambda name, step: seen.append((name, step)))
         command.works("vqgan", "train", run_file)
     assert ("resumed", 2) in seen
     assert [step for name, step in seen if name == "updated"] == [2, 3]
@@ -195,6 +196,24 @@ def test_not_enough_memory_is_a_sentence(command, toy_model, monkeypatch):
     command.fails(1, ["memory", "ask for less"], "generate", toy_model, "a red circle")
 
 
+def test_a_step_that_went_wrong_is_computed_again(command, toy_model, pictures, tmp_path, monkeypatch):
+    pictures("data")
+    command.works("tokenize", "data", "tokens", "--image-tokenizer", toy_model / "image_tokenizer", "--workers", "1")
+    settings = ["loader.row_length=64", "loader.batch_size=2", "train.steps=5", "train.device=cpu", "train.tensorboard=false"]
+    (tmp_path / "run.toml").write_text('tokens = "tokens"\ntokenizer = "tokens-tokenizer"\nout = "out"\n')
+    with monkeypatch.context() as patched:
+        patched.setattr("cm3.train.update.Measured.finite", False)
+        command.fails(6, ["step 0", "nothing was updated", "nonfinite-step-00000000.json"], "train", "run.toml", *settings)
+    file = tmp_path / "out-run" / "nonfinite-step-00000000.json"
+    shown = json.loads(command.works("train", "run.toml", *settings, "--replay", file, "--json"))
+    assert (shown["step"], shown["reproduced"], shown["checkpoint"]) == (0, True, None)
+    assert {name for batch in shown["documents"] for row in batch for name in row} <= {f"{number:02d}" for number in range(20)}
+    assert "the same again" in command.works("train", "run.toml", *settings, "--replay", file)
+    command.fails(2, ["train.seed=0", "this one has 1"], "train", "run.toml", *settings, "train.seed=1", "--replay", file)
+    command.fails(4, ["does not describe a step"], "train", "run.toml", *settings, "--replay", "tokens/manifest.json")
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_resolved_settings_lie_beside_the_result(command, run_file, tmp_path):
     command.works("vqgan", "train", run_file, "train.steps=1")
     assert json.loads((tmp_path / "tokenizer-run" / "run.json").read_text())["train"]["steps"] == 1
@@ -215,7 +234,7 @@ def test_training_under_a_launcher_ends_with_one_sentence(
             os.kill(os.getpid(), number)
 
     def launched() -> None:
-        monkeypatch.setattr("cm3.train.loop.crash_point", crash_point)
+        monkeypatch.setattr("cm3.train.stepping.crash_point", crash_point)
         monkeypatch.setattr(sys, "argv", ["cm3.pretrain", "run.toml", *settings])
         for descriptor, name in ((1, "stdout"), (2, "stderr")):
             os.dup2(os.open(tmp_path / name, os.O_WRONLY | os.O_CREAT), descriptor)

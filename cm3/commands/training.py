@@ -69,13 +69,20 @@ def tokenize(
 def train(
     run_file: Annotated[Path, typer.Argument(metavar="RUN.toml", help="The run file; see docs/formats.md.")],
     overrides: Overrides = None,
+    replay: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Compute a step that went wrong again, from RUN/nonfinite-step-….json.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Pretrain a token model as RUN.toml says (many GPUs: accelerate launch -m cm3.pretrain RUN.toml)."""
     from cm3.core.runfile import load_run
-    from cm3.pretrain.run import PretrainConfig, pretrain
+    from cm3.pretrain.run import PretrainConfig, pretrain, replay_step
 
     config = load_run(PretrainConfig, run_file, overrides or [])
+    if replay is not None:
+        replayed = replay_step(config, replay)
+        emit(replayed.figures(), replayed.says(), as_json)
+        return
     sample = None
     if config.sample_with is not None:
         if config.held_out is None:

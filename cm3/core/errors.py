@@ -8,6 +8,7 @@
     ├── StorageError       5   the disk is full or the place is not writable
     ├── NonFiniteError     6   training met a NaN or an infinity; the update was not made
     ├── RunLockedError     7   another process works in the same run folder
+    ├── LossSpikeError     8   training met one loss spike after the other; the last updates were not made
     └── Preempted         75   asked to stop (SIGTERM); the state is saved, run the same command again
 
 The number is the exit code of the command line. A message says what was met, what was expected and what to do.
@@ -63,6 +64,12 @@ class RunLockedError(CM3Error):
     """Another process holds the run folder."""
 
     exit_code = 7
+
+
+class LossSpikeError(CM3Error):
+    """Loss spikes came one after the other; their updates were not made."""
+
+    exit_code = 8
 
 
 class Preempted(CM3Error):

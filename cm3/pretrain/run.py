@@ -40,6 +40,7 @@ from cm3.tokens import DocumentTokenizer, TokenizedDocument, Vocab
 from cm3.train.config import TrainConfig
 from cm3.train.loop import TrainResult, train
 from cm3.train.processes import on_main_process
+from cm3.train.replay import Replayed, replay
 from cm3.train.sharding import is_sharded, whole
 
 CODEBOOK_FILE = "codebook.safetensors"
@@ -111,6 +112,23 @@ def pretrain(config: PretrainConfig, sample: Callable[[Vocab], Sampler] | None =
     together, and what `cm3.train.loop.train` raises.
     """
     artefact.require_replaceable(config.out, KIND)
+    task, model, tokenizer = _prepare(config, sample)
+    run_dir = run_folder(config.out)
+    result = train(task, config.train, run_dir, label="pretraining")
+    on_main_process(lambda: write_resolved(config, run_dir))
+    save_language_model(config.out, model, tokenizer, result, {"config": config.model_dump(mode="json")})
+    return result
+
+
+def replay_step(config: PretrainConfig, file: Path) -> Replayed:
+    """Compute a step that went wrong in the run of `config` once more (`cm3.train.replay.replay`, which raises the same)."""
+    return replay(_prepare(config)[0], config.train, run_folder(config.out), file)
+
+
+def _prepare(
+    config: PretrainConfig, sample: Callable[[Vocab], Sampler] | None = None
+) -> tuple[TokenTask, CM3ForCausalLM, DocumentTokenizer]:
+    """The task of a run, the model it trains, and the tokenizer."""
     tokenizer = DocumentTokenizer.load(config.tokenizer)
     loader = SequenceLoader(training_documents(config, tokenizer.vocab), tokenizer.vocab, config.loader, config.train.seed)
     say_skipped(loader.plan.streams[0].skipped, "documents", config.loader)
@@ -132,12 +150,8 @@ def pretrain(config: PretrainConfig, sample: Callable[[Vocab], Sampler] | None =
     objective = TokenObjective(model, tokenizer.vocab, config.loss)
     sampler = sample(tokenizer.vocab) if sample is not None else None
     held_out = held_out_batches(config, tokenizer.vocab)
-    task = TokenTask(objective, loader, held_out, sampler, context, _deciding(config, tokenizer, model.config))
-    run_dir = run_folder(config.out)
-    result = train(task, config.train, run_dir, label="pretraining")
-    on_main_process(lambda: write_resolved(config, run_dir))
-    save_language_model(config.out, model, tokenizer, result, {"config": config.model_dump(mode="json")})
-    return result
+    deciding = _deciding(config, tokenizer, model.config)
+    return TokenTask(objective, loader, held_out, sampler, context, deciding), model, tokenizer
 
 
 def _deciding(config: PretrainConfig, tokenizer: DocumentTokenizer, shape: CM3Config) -> dict[str, Any]:

@@ -30,6 +30,9 @@ class BatchSource(Protocol):
     def position(self, step: int, shard_count: int) -> dict[str, float]:
         """Where the data stands before `step`."""
 
+    def document_names(self, step: int, shard_index: int, shard_count: int) -> list[list[str]]:
+        """Ids of the documents in every row of that batch."""
+
 
 Sampler: TypeAlias = Callable[[CM3ForCausalLM], dict[str, Image.Image]]
 
@@ -64,6 +67,10 @@ class TokenTask:
     def batch(self, step: int, shard: Shard) -> Batch:
         """The loader's batch; resuming needs no loader state."""
         return self.loader.batch(step, shard.index, shard.count)
+
+    def document_names(self, step: int, shard: Shard) -> list[list[str]]:
+        """Ids of the documents in every row."""
+        return self.loader.document_names(step, shard.index, shard.count)
 
     def loss(self, name: str, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         """The weighted mean token loss, with bits per token by modality and the number of tokens."""

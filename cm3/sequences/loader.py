@@ -62,9 +62,13 @@ class SequenceLoader:
 
     def batch(self, step: int, shard_index: int = 0, shard_count: int = 1) -> Batch:
         """The rows of `step` ≥ 0 that belong to shard `shard_index` of `shard_count`: (batch_size, row_length)."""
-        first = (step * shard_count + shard_index) * self.config.batch_size
-        rows = [self.documents(number) for number in range(first, first + self.config.batch_size)]
+        rows = [self.documents(number) for number in self._rows(step, shard_index, shard_count)]
         return collate(rows, self.config.row_length, self.vocab.pad_id)
+
+    def document_names(self, step: int, shard_index: int = 0, shard_count: int = 1) -> list[list[str]]:
+        """Ids of the documents in every row of `batch(step, shard_index, shard_count)`."""
+        rows = [self.plan.row(number) for number in self._rows(step, shard_index, shard_count)]
+        return [[self._document(entry).id for entry in row] for row in rows]
 
     def position(self, step: int, shard_count: int = 1) -> dict[str, float]:
         """Where the data stands before `step`: "documents" seen, and "epoch" (of the source that is farthest, in a mixture)."""
@@ -78,9 +82,16 @@ class SequenceLoader:
 
     def _sequence(self, entry: Entry, rng: np.random.Generator) -> TokenizedDocument:
         stream = self.plan.streams[entry.part]
-        document = stream.source.document(entry.index, entry.epoch)
-        document = image_first(document, self.vocab, rng, stream.config.image_first_prob)
+        document = image_first(self._document(entry), self.vocab, rng, stream.config.image_first_prob)
         return stream.objective(document, self.vocab, rng, stream.config, entry.count)
+
+    def _document(self, entry: Entry) -> TokenizedDocument:
+        return self.plan.streams[entry.part].source.document(entry.index, entry.epoch)
+
+    def _rows(self, step: int, shard_index: int, shard_count: int) -> range:
+        """The numbers of the rows of a batch."""
+        first = (step * shard_count + shard_index) * self.config.batch_size
+        return range(first, first + self.config.batch_size)
 
 
 def one_pass(documents: Sequence[TokenizedDocument], vocab: Vocab, config: LoaderConfig, seed: int = 0) -> Iterator[Batch]:

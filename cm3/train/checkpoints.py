@@ -28,6 +28,7 @@ from cm3.train.crashpoints import crash_point
 from cm3.train.processes import agreed, is_main_process, process_count
 from cm3.train.sharding import is_sharded, local
 from cm3.train.state import RunState, Tensors
+from cm3.train.task import DescribedTask, TrainingTask
 from cm3.train.tensor_files import Part, write_tensors
 
 KIND = "checkpoint"
@@ -118,15 +119,18 @@ class Checkpoints:
             _require_space(path, snapshot.tables)
         return path
 
-    def resume(self, state: RunState, config: TrainConfig, processes: int) -> Path | None:
+    def resume(self, state: RunState, config: TrainConfig, processes: int, until: int | None = None) -> Path | None:
         """Restore `state` from the newest checkpoint that verifies; returns its path, or None when there is none at all.
 
+        Those of steps after `until` are passed over.
         Warns about damaged ones and about settings that differ. Raises `UsageError` when it was made by another task (other
         data, losses, sizes), `ArtefactError` when all of them are damaged or the valid one is of another model.
         """
         sweep(self.folder)
         damaged = []
-        for path in reversed(self.paths().values()):
+        for step, path in reversed(self.paths().items()):
+            if until is not None and step > until:
+                continue
             try:
                 verify(path, kind=KIND)
             except ArtefactError as error:
@@ -139,6 +143,7 @@ class Checkpoints:
             state.read(path)
             _warn_differences(path, saved, self._describe(state, config, processes))
             state.step, state.seconds = int(saved["step"]), float(saved["seconds"])
+            state.spikes.load(saved.get("spikes", {}))
             return path
         if damaged:
             raise ArtefactError(f"no checkpoint in {self.folder} is intact; remove that folder to start anew ({damaged[0]})")
@@ -148,6 +153,7 @@ class Checkpoints:
         return {
             "step": state.step,
             "seconds": state.seconds,
+            "spikes": state.spikes.record(),
             "config": config.model_dump(mode="json"),
             "task": self.task,
             "torch": torch.__version__,
@@ -164,6 +170,12 @@ class Checkpoints:
                 os.rename(path, aside)  # so that a half-removed folder is never taken for a damaged checkpoint
             crash_point("retire-renamed", step)
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def checkpoints_of(task: TrainingTask, config: TrainConfig, run_dir: Path) -> Checkpoints:
+    """The checkpoints of a run of `task` in `run_dir`."""
+    described = task.settings() if isinstance(task, DescribedTask) else None
+    return Checkpoints(run_dir, config.keep_checkpoints, described)
 
 
 def _require_same_task(path: Path, saved: Any, now: Any) -> None:

@@ -25,6 +25,8 @@ class TrainConfig(RunConfig):
     `compile` runs every trained module through torch.compile; `device` "cpu" ignores a GPU.
     Memory: `activation_checkpointing` keeps only the inputs of every block and computes the rest again in the backward pass;
     `sharding` "full" spreads weights, gradients and optimizer states over all processes (FSDP2), "none" gives each a copy (DDP).
+    Spikes: a loss more than `spike_sigma` deviations above the recent ones (`cm3.train.spikes`) is told of with `on_spike`
+    "warn"; with "skip" no update is made from it, and the fourth in a row ends the run; with "ignore" nothing happens.
     Habits: save every `checkpoint_every` steps (0: only at the end or when stopped) and keep the newest `keep_checkpoints`;
     evaluate every `eval_every` steps (0: only at the end); log a record every `log_every` steps; `async_save` writes checkpoints
     from a copy while training goes on; `tensorboard` also writes TensorBoard events when that package is installed, `wandb` names
@@ -49,6 +51,9 @@ class TrainConfig(RunConfig):
     decay_fraction: float = Field(0.2, ge=0, le=1)
     min_lr_ratio: float = Field(0.0, ge=0, le=1)
     power: float = Field(1.0, gt=0)
+
+    on_spike: Literal["ignore", "warn", "skip"] = "warn"
+    spike_sigma: float = Field(6.0, gt=0)
 
     ema_decay: float | None = Field(None, ge=0, lt=1)
     precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -2,15 +2,16 @@
 
     task (modules, batches, losses) ──► train ──► RUN/checkpoints, RUN/metrics.jsonl, TrainResult
 
-One step: batches of this process → for every named optimizer: forward, backward, look at the numbers, update → average →
-log, save, evaluate when due. A run can be stopped, killed or resumed at any step; on a CPU with the same thread count the
-result has the same bits as an uninterrupted one, because every random draw of a step is keyed by (seed, step, process).
+One step (`cm3.train.stepping`): batches of this process → for every named optimizer: forward, backward, look at the numbers,
+update → average. Then log, save, evaluate when due. A run can be stopped, killed or resumed at any step; on a CPU with the same
+thread count the result has the same bits as an uninterrupted one, because every random draw of a step is keyed by (seed, step,
+process).
 """
 
 from __future__ import annotations
 
 import signal
-import time
+import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
@@ -23,24 +24,20 @@ from torch import Tensor
 
 from cm3.core.errors import Preempted
 from cm3.core.progress import Progress, progress
-from cm3.train.checkpoints import Checkpoints
+from cm3.train.checkpoints import checkpoints_of
 from cm3.train.config import TrainConfig
 from cm3.train.crashpoints import crash_point, require_known_crash_point
-from cm3.train.ema import EMA
-from cm3.train.metrics import Meter, Record, RunLog
-from cm3.train.nonfinite import nonfinite_error
-from cm3.train.optimizers import NamedOptimizer
-from cm3.train.placement import modes, place_modules, to_device
-from cm3.train.precision import autocast, autocast_dtype
+from cm3.train.metrics import Record, RunLog
+from cm3.train.placement import modes
+from cm3.train.precision import autocast
 from cm3.train.processes import agreed
 from cm3.train.rates import peak_flops, rates
 from cm3.train.runlock import run_lock
-from cm3.train.schedules import learning_rate_factor
 from cm3.train.sharding import released, whole
 from cm3.train.signals import StopSignals, stop_signals
-from cm3.train.state import RunState, parameter_names, seed_globally
-from cm3.train.task import DescribedTask, MeasuredTask, PictureTask, Shard, TrainingTask
-from cm3.train.update import Updater
+from cm3.train.state import seed_globally
+from cm3.train.stepping import Stepper
+from cm3.train.task import MeasuredTask, PictureTask, TrainingTask
 
 
 @dataclass(frozen=True)
@@ -64,6 +61,7 @@ def train(task: TrainingTask, config: TrainConfig, run_dir: Path | str, label: s
     Raises
     ------
     NonFiniteError: a loss or gradient is NaN or infinite; nothing was updated from it, a replay file lies in `run_dir`.
+    LossSpikeError: more loss spikes in a row than are skipped (`config.on_spike`); the rest as before.
     RunLockedError: another process trains in `run_dir`.
     Preempted, KeyboardInterrupt: SIGTERM, SIGINT came; the step was finished and saved, the same call continues.
     UsageError: the checkpoints were made by another task (other data, losses, sizes); nothing in `run_dir` was changed.
@@ -96,56 +94,26 @@ class _Run:
         self, task: TrainingTask, config: TrainConfig, run_dir: Path, accelerator: Accelerator, stop: StopSignals
     ) -> None:
         self.task, self.config, self.run_dir, self.accelerator, self.stop = task, config, run_dir, accelerator, stop
-        self.device, self.dtype = accelerator.device, autocast_dtype(config.precision, accelerator.device)
-        modules = place_modules(task, accelerator, config)
-        names = parameter_names(modules)
-        optimizers = {name: NamedOptimizer(name, groups, config) for name, groups in task.parameter_groups().items()}
-        self.main = next(iter(optimizers))
-        ema = None
-        if config.ema_decay is not None:
-            ema = EMA({names[parameter]: parameter for parameter in optimizers[self.main].parameters}, config.ema_decay)
-        self.state = RunState(modules, optimizers, ema)
-        described = task.settings() if isinstance(task, DescribedTask) else None
-        self.checkpoints = Checkpoints(run_dir, config.keep_checkpoints, described)
+        self.stepper = Stepper(task, config, accelerator)
+        self.state, self.device, self.dtype = self.stepper.state, self.stepper.device, self.stepper.dtype
+        self.checkpoints = checkpoints_of(task, config, run_dir)
         agreed(lambda: self.checkpoints.resume(self.state, config, accelerator.num_processes))
         crash_point("resumed", self.state.step)
         self.log = RunLog(run_dir, self.state.step, accelerator.is_main_process, config.tensorboard, config.wandb)
-        self.meter = Meter()
-        trained = [parameter for parameter in names if parameter.requires_grad]
-        self.updater = Updater(task, accelerator, self.dtype, trained, self.meter)
         self._window_started = self.state.seconds
         peak = peak_flops(self.device, config.peak_tflops)
         self._peak = None if peak is None else peak * accelerator.num_processes
 
     def one_step(self, bar: Progress) -> None:
-        """One update of every optimizer."""
-        started, step, config = time.perf_counter(), self.state.step, self.config
-        seed_globally(self.device, config.seed, "step", step, self.accelerator.process_index)
-        batches = self._batches(step)
-        crash_point("batch-ready", step)
-        factor = learning_rate_factor(config, step)
-        shown: dict[str, float] = {}
-        updated: list[str] = []
-        for name, optimizer in self.state.optimizers.items():
-            prefix = "" if name == self.main else f"{name}/"
-            optimizer.set_learning_rate(factor)
-            measured = self.updater.accumulate(optimizer, list(batches.values()), step, prefix)
-            if measured is None:
-                continue
-            crash_point("gradients-ready", step)
-            if not measured.finite:
-                raise nonfinite_error(self.run_dir, self.state, optimizer, measured, batches, config.seed, updated)
-            self.updater.apply(optimizer, measured, config.clip_norm)
-            updated.append(name)
-            self.meter.add({"gradient_norm": measured.gradient_norm, "learning_rate": config.learning_rate * factor}, 1.0, prefix)
-            shown[f"{prefix}loss"] = measured.loss
-        crash_point("updated", step)
-        self.state.step += 1
-        if self.state.ema is not None:
-            self.state.ema.update(self.state.step)
-        self.state.seconds += time.perf_counter() - started
-        crash_point("step-done", self.state.step)
-        bar.advance(1, **shown)
+        """One update of every optimizer; an incident is written down and ends the run or is told of."""
+        step = self.stepper.one_step()
+        if step.incident is not None:
+            path = step.incident.write(self.run_dir)
+            if step.incident.stops:
+                raise step.incident.error(path)
+            consequence = "not updated from" if self.config.on_spike == "skip" else "updated from all the same"
+            warnings.warn(f"{step.incident.says()}, {consequence}; see {path}", stacklevel=2)
+        bar.advance(1, **{f"{self.stepper.prefix(name)}loss": found.loss for name, found in step.measured.items()})
 
     def after_step(self) -> None:
         """Log, save and evaluate when due, and leave when asked to."""
@@ -181,19 +149,9 @@ class _Run:
             by_module[module][name] = whole(tensor.detach()).clone()
         return {name: tensors for name, tensors in by_module.items() if tensors}
 
-    def _batches(self, step: int) -> Mapping[Shard, Any]:
-        """This process's micro-batches of the step, on the device."""
-        per_process = self.config.accumulation_steps
-        first, count = self.accelerator.process_index * per_process, self.accelerator.num_processes * per_process
-        shards = [Shard(index, count) for index in range(first, first + per_process)]
-        batches = {shard: self.task.batch(step, shard) for shard in shards}
-        if self.device.type == "cpu":
-            return batches
-        return {shard: to_device(batch, self.device) for shard, batch in batches.items()}
-
     def _write_record(self) -> None:
         seconds = max(self.state.seconds - self._window_started, 1e-9)
-        figures = self.meter.collect(self.accelerator)
+        figures = self.stepper.meter.collect(self.accelerator)
         measured = self.task if isinstance(self.task, MeasuredTask) else None
         if (tokens := figures.pop("tokens", None)) is not None:
             figures |= rates(tokens, seconds, measured.flops_per_token() if measured else None, self._peak)

@@ -1,8 +1,8 @@
 """The state of a run as named tensors: what a checkpoint holds, and how it goes back.
 
-Three tables of tensors (weights and buffers, optimizer states, averages) plus the step count. The schedule is a pure
-function of the step, batches are pure functions of (seed, step, shard), and the global random generators are seeded anew
-from (seed, step, process) in every step (`seed_globally`); so there is nothing else to save.
+Three tables of tensors (weights and buffers, optimizer states, averages), the step count and the recent losses. The schedule is
+a pure function of the step, batches are pure functions of (seed, step, shard), and the global random generators are seeded
+anew from (seed, step, process) in every step (`seed_globally`); so there is nothing else to save.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from cm3.core.seeding import derive_seed
 from cm3.train.ema import EMA
 from cm3.train.optimizers import NamedOptimizer
 from cm3.train.sharding import is_sharded
+from cm3.train.spikes import SpikeDetector
 from cm3.train.tensor_files import TensorTable
 
 Tensors = dict[str, Tensor]
@@ -31,12 +32,14 @@ class RunState:
     """A run between two steps.
 
     modules: name → unwrapped module; optimizers: name → optimizer, in the task's order; ema: averages of the first
-    optimizer's parameters, or None; step: updates made; seconds: time spent in steps, over all restarts.
+    optimizer's parameters, or None; spikes: the recent losses; step: updates made; seconds: time spent in steps, over all
+    restarts.
     """
 
     modules: Mapping[str, nn.Module]
     optimizers: Mapping[str, NamedOptimizer]
     ema: EMA | None = None
+    spikes: SpikeDetector = field(default_factory=SpikeDetector)
     step: int = 0
     seconds: float = 0.0
     names: dict[Tensor, str] = field(init=False)

@@ -93,3 +93,11 @@ class MeasuredTask(Protocol):
 
     def position(self, step: int, shards: int) -> dict[str, float]:
         """Where the data stands after `step` updates of `shards` micro-batches each, for example {"epoch": 1.25}."""
+
+
+@runtime_checkable
+class NamingTask(Protocol):
+    """A task whose data has names: they stand in what is left behind by a step that went wrong."""
+
+    def document_names(self, step: int, shard: Shard) -> list[list[str]]:
+        """Ids of the documents in every row of `batch(step, shard)`."""

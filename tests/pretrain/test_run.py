@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 import cm3.model  # noqa: F401  (registers the model with transformers)
 from cm3.core import artefact
-from cm3.core.errors import ArtefactError, InputError, UsageError
+from cm3.core.errors import ArtefactError, InputError, NonFiniteError, UsageError
 from cm3.core.runfile import load_run
 from cm3.core.seeding import numpy_generator
 from cm3.documents.document import Document, ImageSegment, TextSegment
@@ -32,10 +32,16 @@ from cm3.pretrain.run import (
     loss_curve,
     model_config,
     pretrain,
+    replay_step,
     run_folder,
 )
-from cm3.sequences.shards import write_shards
+from cm3.pretrain.task import TokenTask
+from cm3.sequences.batch import Batch
+from cm3.sequences.loader import SequenceLoader
+from cm3.sequences.shards import TokenShards, write_shards
 from cm3.tokens import BPETextTokenizer, DocumentTokenizer, vocab_for
+from cm3.train.incidents import read_incident
+from cm3.train.task import Metrics
 
 GRID, CODES = (2, 2), 6
 COLORS = ("red", "green", "blue")
@@ -221,6 +227,32 @@ def test_records_say_how_fast_and_where_in_the_data(parts: dict[str, str]) -> No
     assert record["epoch"] == pytest.approx(record["documents"] / 64)
     assert record["bits_per_text_token"] > 0
     assert record["bits_per_image_token"] > 0
+
+
+def test_a_step_that_met_a_nan_is_replayed(parts: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def poisoned(self: TokenTask, name: str, batch: Batch, step: int) -> tuple[torch.Tensor, Metrics]:
+        loss, metrics = plain(self, name, batch, step)
+        return (loss * float("nan") if step == 3 else loss), metrics
+
+    plain, run = TokenTask.loss, config(parts, "train.checkpoint_every=2", "train.accumulation_steps=2")
+    monkeypatch.setattr(TokenTask, "loss", poisoned)
+    with pytest.raises(NonFiniteError):
+        pretrain(run)
+    (file,) = run_folder(run.out).glob("nonfinite-step-00000003.json")
+    named = [row for batch in read_incident(file).batches for row in batch.documents or ()]
+    tokenizer = DocumentTokenizer.load(run.tokenizer)
+    loader = SequenceLoader(TokenShards(run.tokens, tokenizer.vocab), tokenizer.vocab, run.loader, run.train.seed)
+    rows = range(3 * 2 * run.loader.batch_size, 4 * 2 * run.loader.batch_size)  # of step 3
+    assert named == [[document.id for document in loader.documents(row)] for row in rows]
+    replayed = replay_step(run, file)
+    assert replayed.reproduced
+    assert replayed.checkpoint is not None
+    assert replayed.checkpoint.name == "step-00000002"
+    assert "loss nan, gradient norm nan (then nan, nan), the same batches: the same again" in replayed.says()
+    monkeypatch.setattr(TokenTask, "loss", plain)
+    healed = replay_step(run, file)
+    assert (healed.reproduced, healed.same_batches, healed.figures()["checkpoint"]) == (False, True, str(replayed.checkpoint))
+    assert not run.out.exists()
 
 
 def test_a_run_that_cannot_fit_is_refused_before_it_starts(parts: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
