@@ -221,6 +221,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
+@pytest.fixture(scope="session")
+def times() -> Callable[[int], range]:
+    """How often a drill is done: `times(12)` counts to twelve, or to as many times that as the variable CM3_DRILLS says."""
+    factor = int(os.environ.get("CM3_DRILLS", "1"))
+    return lambda count: range(count * factor)
+
+
 @pytest.fixture
 def in_child() -> Callable[..., int]:
     """Run `work` in a forked process; returns its pid, or with wait=True its exit code (negative: the signal)."""

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -142,6 +147,29 @@ def test_an_interrupted_call_goes_on(
     account = tokenize(data, *tokenizers, tmp_path / "tokens", workers=1)
     assert (made, account["seen"], account["ok"]) == ([0, 1, 1, 2], COUNT, COUNT)
     assert artefact.fingerprint(tmp_path / "tokens") == artefact.fingerprint(tmp_path / "whole")
+
+
+def test_killed_calls_go_on_to_the_same_bytes(
+    data: Path, tmp_path: Path, small_parts: None, tokenizers: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch,
+    in_child: Callable[..., int], times: Callable[[int], range],
+) -> None:  # fmt: skip
+    """kill -9 at random moments of the making and the joining of the parts."""
+    tokenize(data, *tokenizers, tmp_path / "whole", workers=1)
+    made, out, rng, kills = parts._make_part, tmp_path / "tokens", random.Random(0), 0
+    monkeypatch.setattr(parts, "_make_part", lambda *arguments: (time.sleep(0.03), made(*arguments))[1])
+    for _ in times(4):
+        pid = in_child(lambda: tokenize(data, *tokenizers, out, workers=1), wait=False)
+        time.sleep(rng.uniform(0, 0.3))
+        os.kill(pid, signal.SIGKILL)
+        kills += os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+        if rng.random() < 0.3 or out.exists():
+            tokenize(data, *tokenizers, out, workers=1)
+            assert artefact.fingerprint(out) == artefact.fingerprint(tmp_path / "whole")
+            assert not [entry for entry in tmp_path.iterdir() if entry.name.startswith((".tmp-", ".old-"))]
+            shutil.rmtree(out)
+    tokenize(data, *tokenizers, out, workers=1)
+    assert artefact.fingerprint(out) == artefact.fingerprint(tmp_path / "whole")
+    assert kills
 
 
 def test_parts_of_other_records_or_damaged_ones_are_made_anew(data: Path, tmp_path: Path, tokenizers: tuple[Path, Path]) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -226,16 +228,16 @@ for number in range(10**6):
 """
 
 
-def test_kill_9_leaves_old_or_new_never_half(tmp_path: Path) -> None:
-    path = tmp_path / "x"
+def test_kill_9_leaves_old_or_new_never_half(tmp_path: Path, times: Callable[[int], range]) -> None:
+    path, rng = tmp_path / "x", random.Random(0)
     with artefact.writing(path, kind="sample") as folder:
         for name in "abc":
             (folder / name).write_text("before")
-    for delay_ms in range(0, 60, 6):
+    for _ in times(10):
         writer = subprocess.Popen([sys.executable, "-c", _WRITER, str(path)], stdout=subprocess.PIPE)
         assert writer.stdout is not None
         writer.stdout.readline()
-        time.sleep(0.02 + delay_ms / 1000)
+        time.sleep(rng.uniform(0.02, 0.08))
         writer.send_signal(signal.SIGKILL)
         writer.wait()
         writer.stdout.close()

@@ -12,12 +12,13 @@ from types import SimpleNamespace
 import pytest
 from torch import nn
 
-from cm3.core.artefact import read_json, verify
-from cm3.core.errors import ArtefactError, StorageError, UsageError
+from cm3.core.artefact import MANIFEST, read_json, verify
+from cm3.core.errors import ArtefactError, Preempted, StorageError, UsageError
 from cm3.train import tensor_files
 from cm3.train.checkpoints import Checkpoints
 from cm3.train.config import TrainConfig
 from cm3.train.crashpoints import CRASH_POINTS, require_known_crash_point
+from cm3.train.metrics import read_records
 from cm3.train.state import RunState
 
 
@@ -43,19 +44,78 @@ def test_dying_at_any_named_moment_loses_nothing(
     assert sorted(entry.name for entry in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-00000006"]
 
 
-def test_killing_at_random_moments_loses_nothing(uninterrupted, tmp_path, train_quietly, tiny_task, in_child, state_hashes):
+def test_killing_at_random_moments_loses_nothing(
+    uninterrupted, tmp_path, train_quietly, tiny_task, in_child, state_hashes, times
+):
+    """After every kill the newest checkpoint verifies and nothing older than it is needed; finished runs begin anew."""
     rng = random.Random(0)
-    run_dir = tmp_path / "run"
-    kills = 0
-    for _ in range(12):
+    kills = begun = 0
+    for _ in times(12):
+        run_dir = tmp_path / f"run-{begun}"
         slow = tiny_task(lambda step: time.sleep(0.05))  # the first run outlasts any delay below
         pid = in_child(lambda: train_quietly(slow, uninterrupted.config, run_dir), wait=False)  # noqa: B023
         time.sleep(rng.uniform(0.005, 0.08))
         os.kill(pid, signal.SIGKILL)
         kills += os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+        if found := list(Checkpoints(run_dir, keep=1).paths().values()):
+            verify(found[-1], kind="checkpoint")
+        if kills % 12 == 11:
+            train_quietly(tiny_task(), uninterrupted.config, run_dir)
+            assert state_hashes(run_dir, 6) == uninterrupted.hashes
+            begun += 1
     assert kills
-    train_quietly(tiny_task(), uninterrupted.config, run_dir)
-    assert state_hashes(run_dir, 6) == uninterrupted.hashes
+    train_quietly(tiny_task(), uninterrupted.config, tmp_path / f"run-{begun}")
+    assert state_hashes(tmp_path / f"run-{begun}", 6) == uninterrupted.hashes
+
+
+def test_stopping_at_random_moments_saves_the_last_finished_step(
+    uninterrupted, tmp_path, train_quietly, tiny_task, in_child, state_hashes, times
+):
+    """SIGTERM while data is awaited, in a step, in a save or an evaluation: exit code 75 within ten seconds, nothing is lost."""
+    rng = random.Random(1)
+
+    class Slow(tiny_task):
+        def evaluate(self):
+            time.sleep(0.1)
+            return super().evaluate()
+
+    def work(run_dir):
+        try:
+            train_quietly(Slow(lambda step: time.sleep(0.05)), uninterrupted.config, run_dir)
+        except Preempted as stop:
+            os._exit(stop.exit_code)
+
+    for number in times(4):
+        run_dir = tmp_path / f"run-{number}"
+        pid = in_child(lambda: work(run_dir), wait=False)  # noqa: B023
+        while not (run_dir / "metrics.jsonl").exists():
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.5))
+        os.kill(pid, signal.SIGTERM)
+        asked = time.monotonic()
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == Preempted.exit_code
+        assert time.monotonic() - asked < 10
+        last = max(Checkpoints(run_dir, keep=1).paths())
+        assert last in {record["step"] for record in read_records(run_dir / "metrics.jsonl")}  # written for the last step
+        train_quietly(tiny_task(), uninterrupted.config, run_dir)
+        assert state_hashes(run_dir, 6) == uninterrupted.hashes
+
+
+def test_random_flips_and_cuts_are_noticed_and_named(tmp_path, settings, train_quietly, tiny_task, times):
+    train_quietly(tiny_task(), settings(steps=1), tmp_path)
+    (folder,) = Checkpoints(tmp_path, keep=1).paths().values()
+    files = [path for path in sorted(folder.iterdir()) if path.name != MANIFEST]
+    rng = random.Random(2)
+    for number in times(40):
+        path = rng.choice(files)
+        content = path.read_bytes()
+        place = rng.randrange(len(content))
+        flipped = content[:place] + bytes([content[place] ^ 1 << rng.randrange(8)]) + content[place + 1 :]
+        path.write_bytes(content[:place] if number % 10 == 0 else flipped)
+        with pytest.raises(ArtefactError, match=path.name):
+            verify(folder, kind="checkpoint")
+        path.write_bytes(content)
+    verify(folder, kind="checkpoint")
 
 
 def test_an_unknown_crash_point_is_refused(monkeypatch):
@@ -160,12 +220,12 @@ def small_state():
     return RunState({"model": nn.Linear(3, 3)}, {})
 
 
-def test_retention_never_removes_the_newest_good_one(tmp_path, small_state, monkeypatch):
+def test_retention_never_removes_the_newest_good_one(tmp_path, small_state, monkeypatch, times):
     """Model-based: random saves, failing saves and stray deletions against a list of what must be there."""
     rng = random.Random(1)
     expected: list[int] = []
     checkpoints = Checkpoints(tmp_path, keep=2)
-    for step in range(1, 60):
+    for step in times(60):
         small_state.step = step
         if rng.random() < 0.3:
             with monkeypatch.context() as patch, pytest.raises(StorageError):
