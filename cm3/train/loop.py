@@ -28,13 +28,13 @@ from cm3.train.checkpoints import checkpoints_of
 from cm3.train.config import TrainConfig
 from cm3.train.crashpoints import crash_point, require_known_crash_point
 from cm3.train.metrics import Record, RunLog
-from cm3.train.placement import modes
+from cm3.train.placement import is_trained, modes
 from cm3.train.precision import autocast
 from cm3.train.processes import agreed
 from cm3.train.rates import peak_flops, rates
 from cm3.train.runlock import run_lock
 from cm3.train.sharding import released, whole
-from cm3.train.signals import StopSignals, stop_signals
+from cm3.train.signals import StopRequested, StopSignals, stop_signals
 from cm3.train.state import seed_globally
 from cm3.train.stepping import Stepper
 from cm3.train.task import MeasuredTask, PictureTask, TrainingTask
@@ -168,7 +168,8 @@ class _Run:
         seed_globally(self.device, self.config.seed, "evaluate", self.state.step, self.accelerator.process_index)
         frozen = modes(self.task.modules, training=False)
         with averaged, released(self.task.modules.values()), frozen, torch.no_grad(), autocast(self.dtype, self.device):
-            outcome = self.stop.interruptible(self._look)
+            alone = self.accelerator.num_processes == 1
+            outcome = self.stop.interruptible(self._look) if alone else self._look_together()
         if outcome is None:
             return
         figures, pictures = outcome
@@ -178,6 +179,26 @@ class _Run:
 
     def _look(self) -> tuple[Mapping[str, float], Mapping[str, Any]]:
         return self.task.evaluate(), self.task.pictures() if isinstance(self.task, PictureTask) else {}
+
+    def _look_together(self) -> tuple[Mapping[str, float], Mapping[str, Any]] | None:
+        """`_look`, which all processes leave before the same forward pass when one of them was asked to stop.
+
+        A process that left alone would be waited for: sharded weights and buffers are exchanged in every forward pass.
+        """
+
+        def leave_when_asked(*_: object) -> None:
+            if self._stopping():
+                raise StopRequested
+
+        trained = [module for module in self.task.modules.values() if is_trained(module)]
+        hooks = [module.register_forward_pre_hook(leave_when_asked, prepend=True) for module in trained]
+        try:
+            return None if self._stopping() else self._look()
+        except StopRequested:
+            return None
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def _save(self) -> None:
         self.checkpoints.save(self.state, self.config, self.accelerator.num_processes)

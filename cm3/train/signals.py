@@ -1,7 +1,8 @@
 """Stopping a run politely: the first SIGTERM or SIGINT asks, the second one kills.
 
 During a step the request waits until the step is complete. During an evaluation, where the state is complete already,
-it interrupts at once (`StopRequested`), so that the time to save does not depend on how long an evaluation takes.
+it interrupts at once (`StopRequested`), so that the time to save does not depend on how long an evaluation takes. Several
+processes leave an evaluation together, at the next forward pass (`cm3.train.loop`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Result = TypeVar("Result")
 
 
 class StopRequested(BaseException):
-    """Raised inside `StopSignals.interruptible` calls; not an Exception, so that a task's `except` does not swallow it."""
+    """Ends an evaluation; not an Exception, so that a task's `except` does not swallow it."""
 
 
 class StopSignals:

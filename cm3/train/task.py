@@ -65,7 +65,10 @@ class TrainingTask(Protocol):
         """
 
     def evaluate(self) -> dict[str, float]:
-        """Held-out metrics; called in evaluation mode, without gradients, with averaged weights if there are any."""
+        """Held-out metrics; called in evaluation mode, without gradients, with averaged weights if there are any.
+
+        Called on every process, each with the same number of forward passes.
+        """
 
 
 @runtime_checkable

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from cm3.core.artefact import read_json, verify
-from cm3.core.errors import ArtefactError
+from cm3.core.errors import ArtefactError, Preempted
 from cm3.core.seeding import torch_generator
 from cm3.train.config import TrainConfig
+from cm3.train.metrics import read_records
 from cm3.train.optimizers import split_decay
 from cm3.train.sharding import blocks_of, is_sharded
 from cm3.train.tensor_files import TensorTable
@@ -118,6 +123,32 @@ def test_sharded_equals_one_process_also_after_resuming_on_another_number(optimi
         assert run_on_two(on_two, train_quietly, settings(**longer, sharding="full"), tmp_path / "one") == [0, 0]  # one, then two
     assert equal(tensors(tmp_path / "one", 8), tensors(tmp_path / "whole", 8))
     assert read_json(tmp_path / "one" / "checkpoints" / "step-00000008" / "state.json")["processes"] == 2
+
+
+@pytest.mark.parametrize("sharding", ["full", "none"])
+def test_a_signal_during_an_evaluation_stops_both_in_the_same_place(sharding, tmp_path, settings, train_quietly, on_two):
+    """Of a process that left alone the other would wait for its part of the weights."""
+    config = settings(steps=4, eval_every=2, checkpoint_every=0, sharding=sharding)
+
+    class Stopped(Task):
+        def evaluate(self):
+            for number in range(1000):
+                if number == 5 and torch.distributed.get_rank() == 1:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.02)
+                super().evaluate()
+            return {}
+
+    def work() -> None:
+        with pytest.raises(Preempted, match="after step 2"):
+            train_quietly(Stopped(), config, tmp_path)
+
+    started = time.monotonic()
+    assert on_two(work) == [0, 0]
+    assert time.monotonic() - started < 10
+    verify(tmp_path / "checkpoints" / "step-00000002")
+    assert on_two(lambda: train_quietly(Task(), config, tmp_path)) == [0, 0]
+    assert [record["step"] for record in read_records(tmp_path / "metrics.jsonl") if record["kind"] == "eval"] == [2, 4]
 
 
 def test_accumulation_and_a_wrong_checkpoint(tmp_path, settings, train_quietly, on_two):
