@@ -102,11 +102,15 @@ class Checkpoints:
                 return stack.enter_context(writing(place, KIND, {"step": snapshot.step})) if main else None
 
             folder = Path(agreed(begin))
+            crash_point("save-started", snapshot.step)
             part = Part(torch.distributed.get_rank(), torch.distributed.get_world_size())
             agreed(lambda: _write_tables(snapshot, folder, part))
             agreed(lambda: write_json(folder / "state.json", snapshot.description) if main else None)
+            crash_point("state-written", snapshot.step)
             agreed(stack.close)
+        crash_point("save-done", snapshot.step)
         agreed(lambda: self._retire(snapshot.step) if main else None)
+        crash_point("retained", snapshot.step)
 
     def _place(self, snapshot: Snapshot) -> Path:
         """Where it goes, once there is room for it."""

@@ -151,6 +151,27 @@ def test_a_signal_during_an_evaluation_stops_both_in_the_same_place(sharding, tm
     assert [record["step"] for record in read_records(tmp_path / "metrics.jsonl") if record["kind"] == "eval"] == [2, 4]
 
 
+def test_dying_anywhere_in_a_sharded_save_loses_nothing(tmp_path, settings, train_quietly, on_two, monkeypatch, times):
+    """One run dies at named moments of a save (at all of them with CM3_DRILLS=3), each time one step later, and goes on."""
+    points = ("state-written", "retire-renamed", "modules-written", "save-done", "save-started", "optimizers-written", "retained")
+    chosen = [points[number % len(points)] for number in times(3)]
+    config = settings(steps=len(chosen) + 3, checkpoint_every=1, keep_checkpoints=1, sharding="full")
+    for step, point in enumerate(chosen, start=2):
+        with monkeypatch.context() as patched:
+            patched.setenv("CRASH_AT", f"{point}@{step}")
+            codes = run_on_two(on_two, train_quietly, config, tmp_path / "run")
+        assert 137 in codes, point
+        assert 0 not in codes, point
+        newest = max((tmp_path / "run" / "checkpoints").glob("step-*"))
+        verify(newest, "checkpoint")
+        assert int(newest.name.removeprefix("step-")) >= step - 1, point
+    for name in ("run", "whole"):
+        assert run_on_two(on_two, train_quietly, config, tmp_path / name) == [0, 0]
+    assert [entry.name for entry in (tmp_path / "run" / "checkpoints").iterdir()] == [f"step-{config.steps:08d}"]
+    ended, expected = (tensors(tmp_path / name, config.steps) for name in ("run", "whole"))
+    assert all(torch.equal(ended[name], expected[name]) for name in expected)
+
+
 def test_accumulation_and_a_wrong_checkpoint(tmp_path, settings, train_quietly, on_two):
     config = settings(steps=3, accumulation_steps=2, sharding="full", ema_decay=0.5)
     train_quietly(Task(), settings(steps=3, accumulation_steps=4, ema_decay=0.5), tmp_path / "one")
