@@ -269,6 +269,29 @@ def test_activation_checkpointing_gives_the_same_weights(parts: dict[str, str], 
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor", "ignore:.*should not be instantiated")  # of dynamo itself
+def test_compiled_training_goes_on_and_gives_the_same_weights(
+    parts: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forward and backward graphs as the compiler traces them, without the machine code that inductor would take minutes for."""
+    compiled, compile_module = [], torch.nn.Module.compile
+
+    def traced(module: torch.nn.Module) -> None:
+        compiled.append(type(module).__name__)
+        compile_module(module, backend="aot_eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", traced)
+    for name, setting in (("plain", "false"), ("compiled", "true")):
+        settings = ("train.schedule=constant", "model.attention=sdpa", f"train.compile={setting}")
+        pretrain(config({**parts, "out": str(tmp_path / name)}, "train.steps=2", *settings))
+        with pytest.warns(UserWarning, match="config.steps 2 -> 4"):
+            pretrain(config({**parts, "out": str(tmp_path / name)}, "train.steps=4", *settings))
+    torch.compiler.reset()
+    assert compiled == ["TokenObjective"] * 2
+    one, two = (load_language_model(tmp_path / name)[0].state_dict() for name in ("plain", "compiled"))
+    assert all(torch.allclose(one[key], two[key], atol=1e-5) for key in one)
+
+
 def test_pictures_are_drawn_after_every_evaluation(parts: dict[str, str]) -> None:
     asked = []
 
