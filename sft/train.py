@@ -10,6 +10,7 @@ Run as `accelerate launch -m sft.train RUN.toml [key.path=value …]`; checkpoin
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def train(config: SFTConfig) -> Path:
     estimate.require_room()
     say_on_main_process(str(estimate))
     objective = TokenObjective(model, tokenizer.vocab, config.loss)
-    deciding = _deciding(config, mixture, loader_config)
+    deciding = partial(_deciding, config, mixture, loader_config)
     task = TokenTask(objective, loader, held_out, context=loader.plan.mean_context(), settings=deciding)
     run_dir = run_folder(config.out)
     result = run_loop(task, config.train, run_dir, label="instruction tuning")
@@ -127,7 +128,7 @@ def _deciding(config: SFTConfig, mixture: Mixture, loader_config: LoaderConfig) 
         "image_tokenizer": {"fingerprint": fingerprint(_image_tokenizer_path(config))},
         "mixture": entries,
         "lora": config.lora and config.lora.model_dump(mode="json"),
-        **loader_and_loss(loader_config, config.loss),
+        **loader_and_loss(loader_config, config.loss, config.train),
     }
 
 

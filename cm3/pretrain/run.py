@@ -8,6 +8,7 @@ The loop's own files (checkpoints, metrics) live in OUT-run beside the result, s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from cm3.sequences.sources import Mixture
 from cm3.tokens import DocumentTokenizer, TokenizedDocument, Vocab
 from cm3.train.config import TrainConfig
 from cm3.train.loop import TrainResult, train
-from cm3.train.processes import on_main_process
+from cm3.train.processes import on_main_process, process_count
 from cm3.train.replay import Replayed, replay
 from cm3.train.sharding import is_sharded, whole
 
@@ -150,7 +151,7 @@ def _prepare(
     objective = TokenObjective(model, tokenizer.vocab, config.loss)
     sampler = sample(tokenizer.vocab) if sample is not None else None
     held_out = held_out_batches(config, tokenizer.vocab)
-    deciding = _deciding(config, tokenizer, model.config)
+    deciding = partial(_deciding, config, tokenizer, model.config)
     return TokenTask(objective, loader, held_out, sampler, context, deciding), model, tokenizer
 
 
@@ -166,7 +167,7 @@ def _deciding(config: PretrainConfig, tokenizer: DocumentTokenizer, shape: CM3Co
             **neighbors.model_dump(mode="json", exclude={"table"}),
         },
         "model": {"start": start and artefact.fingerprint(start), "codebook_init": config.model.codebook_init, **sizes(shape)},
-        **loader_and_loss(config.loader, config.loss),
+        **loader_and_loss(config.loader, config.loss, config.train),
     }
 
 
@@ -176,9 +177,18 @@ def sizes(shape: CM3Config) -> dict[str, Any]:
     return {name: values[name] for name in CM3Config.__annotations__ if name in values and name not in _RECORDS}
 
 
-def loader_and_loss(loader: LoaderConfig, loss: LossConfig) -> dict[str, Any]:
-    """Those of their settings that decide the result: `overlong` only says whether there is one."""
-    return {"loader": loader.model_dump(mode="json", exclude={"overlong"}), "loss": loss.model_dump(mode="json")}
+def loader_and_loss(loader: LoaderConfig, loss: LossConfig, train: TrainConfig) -> dict[str, Any]:
+    """Those of their settings that decide the result; to be called when the processes have met.
+
+    `overlong` only says whether there is one, and how the rows of a step are cut into batches does not matter, only how many.
+    """
+    return {
+        "loader": {
+            **loader.model_dump(mode="json", exclude={"overlong", "batch_size"}),
+            "batch_size x accumulation_steps x processes": loader.batch_size * train.accumulation_steps * process_count(),
+        },
+        "loss": loss.model_dump(mode="json"),
+    }
 
 
 def training_documents(config: PretrainConfig, vocab: Vocab) -> Mixture:

@@ -42,8 +42,8 @@ class TokenTask:
 
     objective: the model with its loss; loader: the training batches; held_out: batches for `evaluate`, each looked at once;
     sampler: draws pictures with the model after every evaluation (name → picture); context: tokens that attention looks at
-    around a token, for the cost of one (default: half a row of the model's longest); settings: which of them decide the result
-    (see `cm3.train.task.DescribedTask`).
+    around a token, for the cost of one (default: half a row of the model's longest); settings: gives those that decide the result
+    (see `cm3.train.task.DescribedTask`), asked when the processes have met.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class TokenTask:
         held_out: Sequence[Batch] = (),
         sampler: Sampler | None = None,
         context: float | None = None,
-        settings: Mapping[str, Any] | None = None,
+        settings: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         self.modules: dict[str, nn.Module] = {"objective": objective}
         self.loader, self.held_out, self._sampler = loader, list(held_out), sampler
-        self._model, self._settings = objective.model, dict(settings or {})
+        self._model, self._settings = objective.model, settings
         self._cost = flops_per_token(objective.model.config, int(context or objective.model.config.max_position_embeddings))
 
     def parameter_groups(self) -> dict[str, list[dict[str, Any]]]:
@@ -89,9 +89,9 @@ class TokenTask:
         sharded = any(is_sharded(parameter) for parameter in self._model.parameters())
         return {} if self._sampler is None or sharded else self._sampler(self._model)
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Mapping[str, Any]:
         """What decides the result, as it was given."""
-        return self._settings
+        return self._settings()
 
     def flops_per_token(self) -> float:
         """Operations for one token by arithmetic on the configuration (`cm3.model.counting`)."""

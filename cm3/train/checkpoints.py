@@ -128,7 +128,8 @@ class Checkpoints:
 
         Those of steps after `until` are passed over.
         Warns about damaged ones and about settings that differ. Raises `UsageError` when it was made by another task (other
-        data, losses, sizes), `ArtefactError` when all of them are damaged or the valid one is of another model.
+        data, losses, sizes, rows of a step) or with another seed, `ArtefactError` when all of them are damaged or the valid one
+        is of another model.
         """
         sweep(self.folder)
         damaged = []
@@ -140,12 +141,12 @@ class Checkpoints:
             except ArtefactError as error:
                 damaged.append(str(error))
                 continue
-            saved = read_json(path / "state.json")
+            saved, now = read_json(path / "state.json"), self._describe(state, config, processes)
             for problem in damaged:
                 warnings.warn(f"skipped a damaged checkpoint, continuing from {path.name}: {problem}", stacklevel=2)
-            _require_same_task(path, saved.get("task", {}), self.task)
+            _require_same_task(path, saved.get("task", {}) | _drawn_from(saved["config"]), self.task | _drawn_from(now["config"]))
             state.read(path)
-            _warn_differences(path, saved, self._describe(state, config, processes))
+            _warn_differences(path, saved, now)
             state.step, state.seconds = int(saved["step"]), float(saved["seconds"])
             state.spikes.load(saved.get("spikes", {}))
             return path
@@ -180,6 +181,11 @@ def checkpoints_of(task: TrainingTask, config: TrainConfig, run_dir: Path) -> Ch
     """The checkpoints of a run of `task` in `run_dir`."""
     described = task.settings() if isinstance(task, DescribedTask) else None
     return Checkpoints(run_dir, config.keep_checkpoints, described)
+
+
+def _drawn_from(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The one setting of the loop that decides which data comes when."""
+    return {"train.seed": config["seed"]}
 
 
 def _require_same_task(path: Path, saved: Any, now: Any) -> None:

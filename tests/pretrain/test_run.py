@@ -132,7 +132,9 @@ def test_another_task_does_not_go_on_in_a_run_folder(parts: dict[str, str], tmp_
     for setting, named in {
         f"tokens={parts['held_out']}": "tokens.fingerprint=",
         "loader.objective.name=causal": r'loader.objective.name="cm3", this run has "causal"',
-        "loader.batch_size=2": "loader.batch_size=4, this run has 2",
+        "loader.batch_size=2": "loader.batch_size x accumulation_steps x processes=4, this run has 2",
+        "train.accumulation_steps=2": "loader.batch_size x accumulation_steps x processes=4, this run has 8",
+        "train.seed=1": "train.seed=0, this run has 1",
         "loss.image_weight=3": r"loss.image_weight=1.0, this run has 3.0",
         "model.overrides={hidden_size = 64}": "model.hidden_size=32, this run has 64",
         "model.codebook_init=false": "model.codebook_init=true",
@@ -142,6 +144,18 @@ def test_another_task_does_not_go_on_in_a_run_folder(parts: dict[str, str], tmp_
     assert [path.read_bytes() for path in watched] == before
     moved = {name: str(Path(path).rename(tmp_path / f"moved-{name}")) for name, path in parts.items() if name != "out"}
     assert pretrain(config(parts | moved, *steps, "train.log_every=1", "loader.overlong=skip")).step == 2
+
+
+def test_the_rows_of_a_step_may_be_cut_otherwise_when_going_on(parts: dict[str, str], tmp_path: Path) -> None:
+    """Half the batch size and twice the accumulation steps are the same rows; the weights are those of an unbroken run."""
+    settings = ("train.schedule=constant", "train.checkpoint_every=2")
+    for name, steps in (("whole", 4), ("cut", 2)):
+        pretrain(config({**parts, "out": str(tmp_path / name)}, *settings, f"train.steps={steps}"))
+    again = ("train.steps=4", "loader.batch_size=2", "train.accumulation_steps=2")
+    with pytest.warns(UserWarning, match="config.accumulation_steps 1 -> 2, config.steps 2 -> 4"):
+        pretrain(config({**parts, "out": str(tmp_path / "cut")}, *settings, *again))
+    one, two = (load_language_model(tmp_path / name)[0].state_dict() for name in ("whole", "cut"))
+    assert all(torch.allclose(one[key], two[key], atol=1e-5) for key in one)
 
 
 def test_averaged_weights_are_what_is_written(parts: dict[str, str]) -> None:

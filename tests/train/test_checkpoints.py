@@ -172,8 +172,10 @@ def test_a_checkpoint_of_another_model_is_refused_with_a_reason(tmp_path, settin
 
 def test_changed_settings_are_named(tmp_path, settings, train_quietly, tiny_task):
     train_quietly(tiny_task(), settings(steps=3), tmp_path)
-    with pytest.warns(UserWarning, match=r"continuing step-00000003 .* config.seed 0 -> 5, config.steps 3 -> 4"):
-        train_quietly(tiny_task(), settings(steps=4, seed=5, log_every=1), tmp_path)
+    with pytest.raises(UsageError, match=r"step-00000003 was made with train.seed=0, this run has 5; restore"):
+        train_quietly(tiny_task(), settings(steps=4, seed=5), tmp_path)
+    with pytest.warns(UserWarning, match=r"continuing step-00000003 .* config.learning_rate 0.01 -> 0.1, config.steps 3 -> 4"):
+        train_quietly(tiny_task(), settings(steps=4, learning_rate=0.1, log_every=1), tmp_path)
 
 
 @pytest.mark.parametrize("steps", [3, 6])  # of a finished run, and of one that would go on
