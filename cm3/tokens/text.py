@@ -127,4 +127,5 @@ _TRANSFORMERS_CONFIG = {
     "eos_token": "<eos>",
     "pad_token": "<pad>",
     "clean_up_tokenization_spaces": False,
+    "split_special_tokens": True,  # also for transformers "<eos>" in a text is five letters
 }

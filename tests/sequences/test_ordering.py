@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from cm3.sequences.augmentation import augment
 from cm3.sequences.ordering import image_first, reorder
 
 
@@ -26,3 +27,5 @@ def test_the_probability_holds_and_only_for_text_image_pairs(vocab, make):
     for kinds in ("it", "t", "tit"):
         document = make(kinds)
         assert image_first(document, vocab, rng, 1.0) is document
+    behind_a_neighbor = augment(make("ti", 1), [make("ti", 2)], vocab, 100)
+    assert image_first(behind_a_neighbor, vocab, rng, 1.0) is behind_a_neighbor

@@ -4,6 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from cm3.core.errors import UsageError
 from cm3.sequences import Mixture, ObjectiveConfig
@@ -25,6 +26,28 @@ def test_over_the_epochs_no_document_is_lost_or_doubled(corpus):
     assert set(seen.values()) == {1}
     for epoch in range(5):
         assert {index for number, index in seen if number == epoch} == set(range(200))
+
+
+def test_span_counts_follow_the_law_where_there_is_room_and_are_lowered_where_there_is_not(make):
+    """Three tokens per span: rows that are longer than the documents by 3, 6, … tokens have room for 1, 2, … spans.
+
+    The reference takes spans away until the sequence fits. False failures: one in 1000 seeds per row length.
+    """
+    document, size = make("ti", 1), 4000
+    length = len(document)
+    for row_length in (length, length + 3, length + 8, length + 18, length + 3 * 16):
+        stream = RowPlan(Mixture([([document] * size, 1.0)]), CM3, row_length, size, 0).streams[0]
+        counts, lengths = stream.items(0, size)[:, 2], stream.items(0, size)[:, 3]
+        assert (lengths == length + 3 * counts).all()
+        drawn = np.clip(np.random.default_rng(1).poisson(1.0, 200_000), 1, 16)
+        while (over := length + 3 * drawn > row_length).any():
+            drawn = drawn - over
+        expected = np.bincount(np.minimum(drawn, 4), minlength=5) * (size / len(drawn))
+        observed = np.bincount(np.minimum(counts, 4), minlength=5)
+        possible = expected > 0
+        assert observed[~possible].sum() == 0
+        if possible.sum() > 1:
+            assert stats.chisquare(observed[possible], expected[possible]).pvalue > 0.001
 
 
 def test_rows_do_not_depend_on_what_was_asked_before(corpus):

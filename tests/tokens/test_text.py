@@ -90,9 +90,9 @@ def test_transformers_reads_the_same_tokenizer(text, tmp_path):
 
     text.save(tmp_path)
     theirs = PreTrainedTokenizerFast.from_pretrained(tmp_path)
-    words = " two green circles,\n x"
-    assert theirs(words).input_ids == text.encode(words)
-    assert theirs.decode(text.encode(words)) == words
+    for words in (" two green circles,\n x", "no <eos>, <mask:0> or <bos>"):
+        assert theirs(words).input_ids == text.encode(words)
+        assert theirs.decode(text.encode(words)) == words
     assert (theirs.pad_token_id, theirs.bos_token_id, theirs.eos_token_id) == (0, 1, 2)
 
 

@@ -17,7 +17,8 @@ class ObjectiveConfig(RunConfig):
     name: an entry of `OBJECTIVES`; count_law, span_rate, max_spans: how many spans are masked (`cm3.sequences.spans`);
     whole_segment_prob: how often the only span of a masked document is a whole text segment (this trains the stream that
     guidance subtracts); sentinel_weight: loss weight of `<mask:i>`, 0 or 1; fill_rate: share of documents that
-    "fill_in_middle" changes; image_first_prob: how often a (text, image) pair is turned around first.
+    "fill_in_middle" changes; image_first_prob: how often a (text, image) pair is turned around first (a pair behind
+    neighbors never is: a document does not tell which of its segments were retrieved).
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
