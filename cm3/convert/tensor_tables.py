@@ -31,8 +31,10 @@ class SafetensorsTable(Mapping[str, Tensor]):
     def __init__(self, folder: Path) -> None:
         files = sorted(folder.glob("*.safetensors"))
         if (folder / INDEX).exists():
-            stated = set(read_json(folder / INDEX).get("weight_map", {}).values())
-            files = [folder / name for name in sorted(stated)]
+            weight_map = read_json(folder / INDEX).get("weight_map")
+            if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+                raise ArtefactError(f"{folder / INDEX} has no weight_map from names to files; download it again")
+            files = [folder / name for name in sorted(set(weight_map.values()))]
         if missing := [file for file in files if not file.is_file()]:
             raise ArtefactError(f"{missing[0]} is missing, which {INDEX} names; download the checkpoint completely")
         if not files:

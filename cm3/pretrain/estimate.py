@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -194,8 +195,9 @@ def _remedy(
     for text, changes in options:
         if text and fits(size, **changes):
             return f"set {text}"
-        smaller = next((count for count in range(size - 1, 0, -1) if fits(count, **changes)), None)
-        if smaller is not None:
+        # how many of the sizes below fit is the largest that does
+        smaller = bisect_left(range(1, size), True, key=lambda count: not fits(count, **changes))
+        if smaller > 0:
             steps = -(-size * config.accumulation_steps // smaller)
             return f"set loader.batch_size={smaller} train.accumulation_steps={steps} {text}".rstrip()
     return "choose a smaller model.preset, shorter rows (loader.row_length), or more processes with train.sharding=full"

@@ -37,7 +37,7 @@ class TrainConfig(RunConfig):
     model_config = ConfigDict(allow_inf_nan=False)
 
     steps: int = Field(1000, ge=1)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     accumulation_steps: int = Field(1, ge=1)
 
     optimizer: Literal["adamw", "muon"] = "adamw"

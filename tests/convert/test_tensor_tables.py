@@ -86,3 +86,10 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     (tmp_path / INDEX).write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(ArtefactError, match="model-00002-of-00002.safetensors is missing"):
         SafetensorsTable(tmp_path)
+
+
+@pytest.mark.parametrize("index", [{"weight_map": 3}, {"weight_map": {"a": 1}}, {}])
+def test_an_index_that_maps_nothing_is_refused(tmp_path, index):
+    (tmp_path / INDEX).write_text(json.dumps(index))
+    with pytest.raises(ArtefactError, match="has no weight_map from names to files"):
+        SafetensorsTable(tmp_path)

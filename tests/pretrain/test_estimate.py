@@ -87,6 +87,16 @@ def test_the_refusal_says_what_makes_the_run_fit(room, monkeypatch, gib, process
     estimate_run(LARGE, loader, config).require_room()
 
 
+def test_a_far_too_large_batch_is_answered_at_once_with_the_largest_that_fits(room):
+    room(20.0)
+    with pytest.raises(UsageError, match="set loader.batch_size=") as refusal:
+        estimate_run(LARGE, LOADER.model_copy(update={"batch_size": 10**8}), CPU).require_room()
+    loader, config = changed(str(refusal.value))
+    estimate_run(LARGE, loader, config).require_room()
+    with pytest.raises(UsageError):
+        estimate_run(LARGE, loader.model_copy(update={"batch_size": loader.batch_size + 1}), config).require_room()
+
+
 def test_what_cannot_fit_is_said_so(room):
     room(0.5)
     with pytest.raises(UsageError, match=r"choose a smaller model\.preset"):

@@ -23,6 +23,7 @@ def test_a_run_file_with_overrides(tmp_path):
     ("override", "message"),
     [
         ("leaning_rate=1", "learning_rate"),
+        (f"seed={2**63}", "less than 9223372036854775808"),
         ("steps=0", "greater than or equal to 1"),
         ("schedule=linear", "'constant', 'cosine', 'wsd' or 'polynomial'"),
         ("betas=[0.9, 1.0]", "betas must lie in"),
