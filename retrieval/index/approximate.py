@@ -43,12 +43,14 @@ class ApproximateKind:
     """A kind of approximate index; its instances are what the registry lists.
 
     recipe: faiss factory string; "{lists}" is the number of inverted lists, "{codes}" that of product quantizer codes.
+    classes: the faiss classes that its file holds, and no others (see `classes_of`).
     rerank: candidates per wanted neighbor that are scored exactly, at least.
     vector_bytes: from the width of a vector to the bytes of memory it takes.
     """
 
     name: str
     recipe: str
+    classes: tuple[str, ...]
     rerank: int
     vector_bytes: Callable[[int], int]
 
@@ -87,11 +89,11 @@ class ApproximateKind:
         """Read the index and check it against `vectors` and its own description; faiss searches on the CPU whatever `device` is.
 
         See `IndexKind.load`."""
-        loaded = ApproximateIndex(self, str(description.get("recipe", "")), read_index(folder, vectors), vectors)
+        loaded = ApproximateIndex(self, str(description.get("recipe", "")), read_index(folder, vectors, self.classes), vectors)
         loaded.rerank = int(description.get("rerank", self.rerank))
         if loaded.lists is None:  # the file of lists holds their breadth, that of a graph does not
             loaded.breadth = int(description.get("breadth", loaded.breadth))
-        if (found := loaded.describe()) != description or (loaded.lists is not None) != self.has_lists:
+        if (found := loaded.describe()) != description:
             raise ArtefactError(f"{folder} holds an index {found}, but is described as {dict(description)}; build it again")
         return loaded
 
@@ -189,10 +191,33 @@ def _codes(width: int) -> int:
     return next(codes for codes in range(max(width // 4, 1), 0, -1) if width % codes == 0)
 
 
-HNSW = ApproximateKind("hnsw", "HNSW32", rerank=1, vector_bytes=lambda width: 4 * width + 280)  # 64 + 3 links of 4 bytes
-IVF = ApproximateKind("ivf", "IVF{lists},Flat", rerank=1, vector_bytes=lambda width: 4 * width + 8)
-IVF_SQ8 = ApproximateKind("ivf_sq8", "IVF{lists},SQ8", rerank=4, vector_bytes=lambda width: width + 8)
-IVF_PQ = ApproximateKind(
-    "ivf_pq", "OPQ{codes},IVF{lists},PQ{codes}x4fsr", rerank=10, vector_bytes=lambda width: _codes(width) // 2 + 8
+_LISTS = ("IndexFlatIP", "ArrayInvertedLists")
+_ROTATED = ("IndexPreTransform", "LinearTransform", "IndexIVFPQFastScan", "IndexFlatIP", "BlockInvertedLists")
+
+HNSW = ApproximateKind(
+    "hnsw",
+    "HNSW32",
+    classes=("IndexHNSWFlat", "IndexFlatIP"),
+    rerank=1,
+    vector_bytes=lambda width: 4 * width + 280,  # 64 + 3 links of 4 bytes
 )
-IVF_RABITQ = ApproximateKind("ivf_rabitq", "IVF{lists},RaBitQ", rerank=20, vector_bytes=lambda width: width // 8 + 16)
+IVF = ApproximateKind(
+    "ivf", "IVF{lists},Flat", classes=("IndexIVFFlat", *_LISTS), rerank=1, vector_bytes=lambda width: 4 * width + 8
+)
+IVF_SQ8 = ApproximateKind(
+    "ivf_sq8", "IVF{lists},SQ8", classes=("IndexIVFScalarQuantizer", *_LISTS), rerank=4, vector_bytes=lambda width: width + 8
+)
+IVF_PQ = ApproximateKind(
+    "ivf_pq",
+    "OPQ{codes},IVF{lists},PQ{codes}x4fsr",
+    classes=_ROTATED,
+    rerank=10,
+    vector_bytes=lambda width: _codes(width) // 2 + 8,
+)
+IVF_RABITQ = ApproximateKind(
+    "ivf_rabitq",
+    "IVF{lists},RaBitQ",
+    classes=("IndexIVFRaBitQ", *_LISTS),
+    rerank=20,
+    vector_bytes=lambda width: width // 8 + 16,
+)

@@ -1,11 +1,13 @@
 """A faiss index as a file: written and read in one place, and checked against what the bank says of it.
 
 faiss is not meant for untrusted files, so the bank verifies the hash of the file before this reads it; here the
-contents are compared with the vectors they claim to index.
+contents are compared with the vectors they claim to index, and no class is used but those that the kind of index is made of:
+faiss reads many more, among them lists that lie in another file.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,21 @@ def write_index(index: faiss.Index, folder: Path) -> None:
     faiss.write_index(index, str(folder / FILE))
 
 
-def read_index(folder: Path, vectors: np.ndarray) -> Any:
-    """Read the index in `folder`. Raises `ArtefactError` unless it is one over as many vectors of the same width."""
+def read_index(folder: Path, vectors: np.ndarray, classes: Sequence[str]) -> Any:
+    """Read the index in `folder`.
+
+    Raises `ArtefactError` unless it is made of these faiss `classes` (see `classes_of`), over as many vectors of the same width.
+    """
     file = folder / FILE
     try:
         index = faiss.read_index(str(file))
     except RuntimeError as error:
         raise ArtefactError(f"{file} cannot be read by faiss: {str(error).splitlines()[0]}; build the memory again") from None
+    if (made_of := classes_of(index)) != list(classes):
+        raise ArtefactError(
+            f"{file} is made of {', '.join(made_of)}, expected {', '.join(classes)}; restore it from a copy, or build the memory "
+            "again"
+        )
     found = (index.ntotal, index.d, index.metric_type, index.is_trained)
     expected = (*vectors.shape, faiss.METRIC_INNER_PRODUCT, True)
     if found != expected:
@@ -37,3 +47,17 @@ def read_index(folder: Path, vectors: np.ndarray) -> Any:
             "build the memory again"
         )
     return index
+
+
+def classes_of(index: faiss.Index) -> list[str]:
+    """The faiss classes that an index is made of, from the outside inward: transforms, index, quantizer or storage, lists."""
+    outer: Any = faiss.downcast_index(index)
+    inner = [type(outer).__name__]
+    if isinstance(outer, faiss.IndexPreTransform):
+        transforms = (faiss.downcast_VectorTransform(outer.chain.at(place)) for place in range(outer.chain.size()))
+        return [*inner, *(type(transform).__name__ for transform in transforms), *classes_of(outer.index)]
+    if isinstance(outer, faiss.IndexHNSW):
+        return [*inner, *classes_of(outer.storage)]
+    if isinstance(outer, faiss.IndexIVF):
+        return [*inner, *classes_of(outer.quantizer), type(faiss.downcast_InvertedLists(outer.invlists)).__name__]
+    return inner

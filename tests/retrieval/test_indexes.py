@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 import torch
@@ -64,9 +65,25 @@ def test_an_index_that_is_not_as_described_is_refused(unit_vectors: np.ndarray, 
     for change in ({"breadth": 99}, {"kind": "hnsw"}):
         with pytest.raises(ArtefactError, match="described as"):
             INDEXES.get("ivf").load(tmp_path, unit_vectors, {**lists.describe(), **change})
-    INDEXES.get("hnsw").build(unit_vectors, seed=3).save(tmp_path)
-    with pytest.raises(ArtefactError, match="described as"):
-        INDEXES.get("ivf").load(tmp_path, unit_vectors, lists.describe())
+
+
+def test_a_file_of_other_faiss_classes_is_refused_by_name(unit_vectors: np.ndarray, tmp_path: Path) -> None:
+    """Each fits the vectors and loads in faiss: one of another class, one inside another, one whose lists lie elsewhere."""
+    count, width = unit_vectors.shape
+    lists = INDEXES.get("ivf").build(unit_vectors, seed=3)
+    description, plain = lists.describe(), faiss.IndexFlatIP(width)
+    plain.add(unit_vectors)
+    nested = faiss.index_factory(width, f"IVF{lists.lists.nlist}_HNSW8,Flat", faiss.METRIC_INNER_PRODUCT)
+    nested.train(unit_vectors)
+    nested.add(unit_vectors)
+    elsewhere = faiss.OnDiskInvertedLists(lists.lists.nlist, lists.lists.code_size, str(tmp_path / "other.lists"))
+    elsewhere.merge_from_1(lists.lists.invlists)
+    lists.lists.replace_invlists(elsewhere)
+    for index, name in ((plain, "IndexFlatIP"), (nested, "IndexHNSWFlat"), (lists.index, "OnDiskInvertedLists")):
+        assert index.ntotal == count
+        faiss.write_index(index, str(tmp_path / FILE))
+        with pytest.raises(ArtefactError, match=f"made of .*{name}.*, expected IndexIVFFlat, IndexFlatIP, ArrayInvertedLists"):
+            INDEXES.get("ivf").load(tmp_path, unit_vectors, description)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"IxFI garbage"])
