@@ -70,13 +70,14 @@ def build(
     config, out = config or BuildConfig(), Path(out)
     require_replaceable(out, KIND)
     scratch = sibling(out, prefix=".", suffix=".encoder")
-    folder = _encoder_folder(source, out, encoder, scratch)
-    loaded = HashingEncoder() if folder is None else load_encoder(folder)
-    embedded = folder if config.embed_encoder or folder == scratch else None  # the trained one stands nowhere else
-    plan = BankPlan(out, loaded, config, embedded, {"source": _name(source), **_stated_encoder(folder)})
-    built = plan.publish(lambda writer: _add_all(writer, source, report))
-    shutil.rmtree(scratch, ignore_errors=True)
-    return built
+    try:
+        folder = _encoder_folder(source, out, encoder, scratch)
+        loaded = HashingEncoder() if folder is None else load_encoder(folder)
+        embedded = folder if config.embed_encoder or folder == scratch else None  # the trained one stands nowhere else
+        plan = BankPlan(out, loaded, config, embedded, {"source": _name(source), **_stated_encoder(folder)})
+        return plan.publish(lambda writer: _add_all(writer, source, report))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def add(path: Path | str, source: Source, config: BuildConfig | None = None, report: ReadReport | None = None) -> BuiltBank:
@@ -84,6 +85,7 @@ def add(path: Path | str, source: Source, config: BuildConfig | None = None, rep
 
     config: of the new index (`embed_encoder` has no effect: the bank stays as it is). Raises what `build` and `open_bank` raise.
     """
+    require_replaceable(path, KIND)
     bank, config = open_bank(path), config or BuildConfig()
     everything = np.arange(len(bank))
 
@@ -99,6 +101,7 @@ def remove(path: Path | str, ids: Iterable[str], config: BuildConfig | None = No
 
     Raises `InputError` for an id that is not there, or when nothing would be left, and what `open_bank` raises.
     """
+    require_replaceable(path, KIND)
     bank, named = open_bank(path), set(ids)
     if unknown := named - bank.store.rows.keys():
         raise InputError(f"{path} holds no document {min(unknown)!r} ({len(unknown)} of {len(named)} ids are unknown)")

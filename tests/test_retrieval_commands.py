@@ -121,3 +121,17 @@ def test_a_memory_limit_says_the_estimate(command, pictures, tmp_path):
     command.fails(2, ["'hnsw'", "needs about"], *build, "--index", "hnsw")
     command.fails(2, ["memory_limit_gib", "greater than 0"], *build[:-1], "0")
     assert not (tmp_path / "memory").exists()
+    command.works(*build[:-2])
+    before = ids_in(tmp_path / "memory")
+    command.fails(2, ["estimates: flat"], "retrieval", "remove", "memory", before[0], *build[-2:])
+    assert ids_in(tmp_path / "memory") == before
+
+
+@pytest.mark.filterwarnings("ignore")  # of the engine
+def test_shards_are_built_within_the_limit_and_searched(command, pictures, tmp_path):
+    pytest.importorskip("datatrove")
+    pictures("data")
+    shards = ("retrieval", "shards", "data", "parts", "--encoder", "hashing", "--tasks", "2", "--memory-limit", "3", "--json")
+    made = json.loads(command.works(*shards))["shards"]
+    assert json.loads((tmp_path / "parts" / "plan.json").read_text())["memory_limit_gib"] == 3
+    assert json.loads(command.works("retrieval", "search", *made, "--text", "picture", "--k", "1", "--json"))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Data = Annotated[str, typer.Argument(help="Documents: a folder, WebDataset, JSONL, or pictures with an index table.")]
 Memory = Annotated[Path, typer.Argument(help="A memory bank, or a model folder that has one.")]
+Changed = Annotated[Path, typer.Argument(metavar="MEMORY", help="A memory bank; one inside a model folder cannot be changed.")]
 Index = Annotated[str, typer.Option(help="Index (`cm3 list indexes`), or `auto` for the rule in docs/retrieval.md.")]
 Unverified = Annotated[
     bool,
@@ -25,7 +26,7 @@ Unverified = Annotated[
         "--unverified", help="Check names and sizes of the memory's files, not their hashes: starts at once, misses flipped bits."
     ),
 ]
-MemoryLimit = Annotated[float | None, typer.Option(min=0, help="GiB that building and searching the index may take.")]
+MemoryLimit = Annotated[float | None, typer.Option(min=0, help="GiB that building and searching an index may take.")]
 MinRecall = Annotated[float, typer.Option(min=0, max=1, help="Refuse an index that finds less of what an exact search finds.")]
 
 
@@ -54,7 +55,7 @@ def build(
 
 
 def add(
-    memory: Memory,
+    memory: Changed,
     data: Data,
     index: Index = "auto",
     memory_limit: MemoryLimit = None,
@@ -70,10 +71,11 @@ def add(
 
 
 def remove(
-    memory: Memory,
+    memory: Changed,
     ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of the documents to remove.")] = None,
     from_file: Annotated[Path | None, typer.Option(help="Also remove the ids in this file, one per line.")] = None,
     index: Index = "auto",
+    memory_limit: MemoryLimit = None,
     min_recall: MinRecall = 0.95,
     as_json: AsJson = False,
 ) -> None:
@@ -83,7 +85,8 @@ def remove(
     named = [*(ids or []), *(_lines(from_file) if from_file is not None else [])]
     if not named:
         raise UsageError("there are no ids to remove; name them, or give a file of them with --from-file")
-    _emit_built(retrieval.remove(memory, named, _config(index, None, min_recall)), as_json, {"removed": len(set(named))})
+    config = _config(index, memory_limit, min_recall)
+    _emit_built(retrieval.remove(memory, named, config), as_json, {"removed": len(set(named))})
 
 
 def merge(
@@ -110,6 +113,7 @@ def shards(
     workers: Annotated[int, typer.Option(min=1, help="How many at a time.")] = 1,
     engine: Annotated[str, typer.Option(help="What runs the tasks: `local` processes or `ray`.")] = "local",
     index: Index = "auto",
+    memory_limit: MemoryLimit = None,
     min_recall: MinRecall = 0.95,
     as_json: AsJson = False,
 ) -> None:
@@ -119,7 +123,8 @@ def shards(
     """
     import retrieval
 
-    made = retrieval.build_shards(data, out, encoder, tasks, workers, engine, index=index, min_recall=min_recall)
+    options = _config(index, memory_limit, min_recall).model_dump()
+    made = retrieval.build_shards(data, out, encoder, tasks, workers, engine, **options)
     emit({"path": out, "shards": made}, f"{out}: {len(made)} banks in {out / 'shards'}", as_json)
 
 

@@ -142,10 +142,16 @@ def publishing(
 def require_replaceable(path: Path | str, kind: str) -> None:
     """Raise `StorageError` unless an artefact of `kind` may be written to `path`; asked before long work, nothing is made.
 
-    Nothing, an empty folder, or an artefact of the same kind may be replaced: nothing else that a user has.
+    Nothing, an empty folder, or an artefact of the same kind may be replaced: nothing else that a user has, and no part of a
+    larger artefact, whose manifest would then be wrong.
     """
     path = Path(path).absolute()
     require_writable(path.parent)
+    if (path.parent / MANIFEST).is_file() and any(name.startswith(f"{path.name}/") for name in read_manifest(path.parent).files):
+        raise StorageError(
+            f"{path} is a part of the artefact {path.parent}, whose manifest names every file of it, so it is not replaced; "
+            "copy it to another place and change the copy"
+        )
     with storage_errors(path):
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
             return

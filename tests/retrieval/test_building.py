@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import pytest
 
 import retrieval
 import retrieval.building as build_module
-from cm3.core.artefact import current, fingerprint
-from cm3.core.errors import ArtefactError, BudgetError, CM3Error, InputError, UsageError
+from cm3.core.artefact import current, fingerprint, verify, writing
+from cm3.core.errors import ArtefactError, BudgetError, CM3Error, InputError, StorageError, UsageError
 from cm3.documents.document import Document, TextSegment
 from cm3.documents.report import ReadReport
 from cm3.documents.writers import write_documents
@@ -131,6 +132,32 @@ def test_without_an_encoder_few_pairs_get_hashed_features(pairs: list[Document],
     bank = retrieval.open(built.path)
     assert bank.info.encoder_kind == "hashing"
     assert bank.search(text=pairs[4].text)[0].document.id == pairs[4].id
+
+
+def test_a_failed_build_leaves_no_encoder_behind(
+    pairs: list[Document], clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(source: object, out: Path, encoder: object, scratch: Path) -> Path:
+        return Path(shutil.copytree(clip_folder, scratch))
+
+    monkeypatch.setattr(build_module, "_encoder_folder", trained)
+    with pytest.raises(InputError, match="unique"):
+        retrieval.build([*pairs, pairs[0]], tmp_path / "bank")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bank_inside_a_larger_artefact_is_not_changed(pairs: list[Document], hashing_bank: Path, tmp_path: Path) -> None:
+    with writing(tmp_path / "model", "model") as folder:
+        shutil.copytree(hashing_bank, folder / "memory")
+    inside = tmp_path / "model" / "memory"
+    for change in (
+        lambda: retrieval.add(inside, [Document.pair("new", "new", pairs[0].images[0].load())]),
+        lambda: retrieval.remove(inside, [pairs[0].id]),
+        lambda: retrieval.build(pairs, inside, "hashing"),
+    ):
+        with pytest.raises(StorageError, match="part of the artefact .*model, .*change the copy"):
+            change()
+    verify(tmp_path / "model")
 
 
 def test_adding_gives_the_bank_that_building_with_all_gives(pairs: list[Document], clip_folder: Path, tmp_path: Path) -> None:
