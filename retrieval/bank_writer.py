@@ -21,6 +21,7 @@ import numpy as np
 
 from cm3.core.artefact import read_json, storage_errors, write_json
 from cm3.core.errors import ArtefactError
+from cm3.core.progress import progress
 from cm3.documents.document import Document
 from cm3.train.runlock import LOCK_NAME, run_lock
 from retrieval.bank import MemoryBank
@@ -74,15 +75,19 @@ class BankWriter:
     def take_over(self, bank: MemoryBank, rows: np.ndarray) -> None:
         """Append the documents in `rows` of `bank`, which has the same encoder, with their stored vectors and pictures."""
         bank.check_encoder(self.encoder)
-        for start in range(0, len(rows), _BLOCK):
-            block = rows[start : start + _BLOCK]
-            contents = zip(block.tolist(), bank.store.content[block].tolist(), strict=True)
-            identities = [(bank.ids[row], (text, pixels)) for row, (text, pixels) in contents]
-            known = self._pass_over(len(block), identities.__getitem__)
-            self._vectors.add(bank.vectors[block[known:]])
-            for row in block[known:].tolist():
-                self._documents.take_over(bank.store, row)
-            self._sync_now_and_then()
+        with progress(len(rows), "documents kept", unit="document") as bar:
+            for start in range(0, len(rows), _BLOCK):
+                self._take_over_block(bank, rows[start : start + _BLOCK])
+                bar.advance(len(rows[start : start + _BLOCK]))
+
+    def _take_over_block(self, bank: MemoryBank, block: np.ndarray) -> None:
+        contents = zip(block.tolist(), bank.store.content[block].tolist(), strict=True)
+        identities = [(bank.ids[row], (text, pixels)) for row, (text, pixels) in contents]
+        known = self._pass_over(len(block), identities.__getitem__)
+        self._vectors.add(bank.vectors[block[known:]])
+        for row in block[known:].tolist():
+            self._documents.take_over(bank.store, row)
+        self._sync_now_and_then()
 
     def finish(self) -> None:
         """Complete the files of documents and vectors; documents of an earlier run that did not come in again are dropped."""
@@ -110,11 +115,11 @@ class BankWriter:
         if not (self.folder / PROGRESS).is_file():
             return 0
         try:
-            progress: dict[str, Any] = read_json(self.folder / PROGRESS)
-            count = int(progress.pop("count"))
+            left: dict[str, Any] = read_json(self.folder / PROGRESS)
+            count = int(left.pop("count"))
         except (ArtefactError, KeyError, TypeError, ValueError, AttributeError):
             return 0
-        return count // self.config.batch_size * self.config.batch_size if progress == self._identity else 0
+        return count // self.config.batch_size * self.config.batch_size if left == self._identity else 0
 
     def _pass_over(self, count: int, identity: Callable[[int], tuple[str, Content]]) -> int:
         """How many of the next `count` documents stand here already; `identity(i)` is the id and the content of the i-th."""

@@ -26,12 +26,12 @@ from cm3.core.errors import InputError, UsageError
 from cm3.core.progress import progress
 from cm3.core.storage import sibling
 from cm3.documents.document import Document, ImageSegment, Segment
-from cm3.documents.readers import read_documents
+from cm3.documents.readers import open_records, read_documents
 from cm3.documents.records import ReadOptions
 from cm3.documents.report import ReadReport
 from retrieval.bank import ENCODER_FOLDER, KIND, open_bank
 from retrieval.bank_writer import BankWriter
-from retrieval.clip_retrieval import read_embedded
+from retrieval.clip_retrieval import count_embedded, read_embedded
 from retrieval.config import BuildConfig
 from retrieval.encoders import load_encoder
 from retrieval.encoders.hashing import HashingEncoder
@@ -40,7 +40,7 @@ from retrieval.indexing import require_possible
 from retrieval.plan import BankPlan, BuiltBank, derived_plan
 
 _LEAST_PAIRS = 64  # fewer teach an encoder nothing
-_COUNTING_S = 2.0
+_COUNTING_S = 10.0  # encoding takes four times as long with the smallest encoder, hundreds of times with a large one
 
 _logger = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ def import_clip_retrieval(
     plan = BankPlan(out, loaded, config, embedded, {"source": str(source), **_stated_encoder(folder)})
 
     def fill(writer: BankWriter) -> None:
-        with progress(0, "memory", unit="document") as bar:
+        with progress(count_embedded(Path(source)), "memory", unit="document") as bar:
             for documents, vectors in read_embedded(source, loaded, pictures):
                 writer.add([_decoded(document) for document in documents], vectors)
                 bar.advance(len(documents))
@@ -171,11 +171,11 @@ def _add_all(writer: BankWriter, source: Source, report: ReadReport | None, befo
 
 
 def _count(source: Source) -> int:
-    """How many documents there are, for the time left; 0 when nobody knows, or counting takes longer than it is worth."""
+    """How many records there are, for the time left; 0 when nobody knows, or counting takes longer than it is worth."""
     if not isinstance(source, str | Path):
         return len(source) if isinstance(source, Sized) else 0
     given_up, count = time.monotonic() + _COUNTING_S, 0
-    for _ in read_documents(source, report=ReadReport(), options=ReadOptions(decode=False)):
+    for _ in open_records(source, None, ReadOptions(decode=False)):
         count += 1
         if time.monotonic() > given_up:
             return 0

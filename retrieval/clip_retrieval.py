@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,15 @@ def read_embedded(
             yield documents[chosen], _mean(partition, chosen)
 
 
+def count_embedded(folder: Path) -> int:
+    """How many rows the tables of this layout have. Raises `InputError` for a table that is missing or cannot be read."""
+    count = 0
+    for table in _tables(folder):
+        with _readable(table):
+            count += _parquet().read_metadata(table).num_rows
+    return count
+
+
 def write_clip_retrieval(bank: MemoryBank, out: Path | str) -> Path:
     """Write the documents of `bank` in this layout, pictures as PNG files beside it; texts and pictures are encoded again.
 
@@ -82,13 +92,10 @@ def write_clip_retrieval(bank: MemoryBank, out: Path | str) -> Path:
 
 
 def _partitions(folder: Path) -> Iterator[_Partition]:
-    tables = sorted((folder / "metadata").glob("metadata_*.parquet"), key=_number)
-    if not tables:
-        raise InputError(f"{folder} has no metadata/metadata_0.parquet; expected the layout that `clip inference` writes")
-    for table in tables:
+    for table in _tables(folder):
         suffix = table.stem.removeprefix("metadata")
         files = {part: folder / f"{part}_emb" / f"{part}_emb{suffix}.npy" for part in _PARTS}
-        rows = _read_table(table)
+        rows = _rows(table)
         vectors = {part: _load(file, len(rows)) for part, file in files.items() if file.is_file()}
         if not vectors:
             raise InputError(f"{folder} has neither {files['img']} nor {files['text']} beside {table.name}; restore one of them")
@@ -107,13 +114,26 @@ def _load(file: Path, count: int) -> np.ndarray:
     return vectors
 
 
-def _read_table(file: Path) -> list[dict[str, Any]]:
-    parquet = _parquet()
+def _tables(folder: Path) -> list[Path]:
+    tables = sorted((folder / "metadata").glob("metadata_*.parquet"), key=_number)
+    if not tables:
+        raise InputError(f"{folder} has no metadata/metadata_0.parquet; expected the layout that `clip inference` writes")
+    return tables
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]]
+    with _readable(file):
+        rows = _parquet().read_table(file).to_pylist()
+    return rows
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
     try:
-        rows: list[dict[str, Any]] = parquet.read_table(file).to_pylist()
+        yield
     except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
         raise InputError(f"{file} cannot be read as a parquet table: {error}; restore it from a copy") from None
-    return rows
 
 
 def _mean(partition: _Partition, chosen: slice) -> np.ndarray:

@@ -19,6 +19,7 @@ import faiss
 import numpy as np
 
 from cm3.core.errors import ArtefactError, InputError
+from cm3.core.progress import progress
 from cm3.core.seeding import numpy_generator
 from retrieval.index.faiss_files import read_index, write_index
 from retrieval.index.flat import FlatIndex
@@ -34,7 +35,7 @@ _TUNED_AT = 10
 _LEAST_WALK = 32  # a graph walk narrower than this saves no time
 _WIDEST_WALK = 8192
 _MOST_RERANK = 160
-_ADDED = 65_536  # vectors added at a time: an index with a rotation holds a rotated copy of what is added
+_ADDED = 16_384  # vectors added at a time: an index with a rotation holds a rotated copy of what is added
 _WORKSPACE = 48 * 2**20  # what training and tuning take whatever the size, measured on small banks
 
 
@@ -81,8 +82,10 @@ class ApproximateKind:
             if built.lists is not None:
                 built.lists.cp.seed = seed % 2**31
                 index.train(np.ascontiguousarray(vectors[sample]))
-            for start in range(0, count, _ADDED):
-                index.add(np.ascontiguousarray(vectors[start : start + _ADDED]))
+            with progress(count, f"{self.name} index", unit="vector") as bar:
+                for start in range(0, count, _ADDED):
+                    index.add(np.ascontiguousarray(vectors[start : start + _ADDED]))
+                    bar.advance(min(_ADDED, count - start))
         return built
 
     def load(self, folder: Path, vectors: np.ndarray, description: Mapping[str, Any], device: str = "cpu") -> ApproximateIndex:

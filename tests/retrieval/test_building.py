@@ -13,11 +13,14 @@ import retrieval
 import retrieval.building as build_module
 from cm3.core.artefact import current, fingerprint, verify, writing
 from cm3.core.errors import ArtefactError, BudgetError, CM3Error, InputError, StorageError, UsageError
+from cm3.core.progress import progress
 from cm3.documents.document import Document, TextSegment
 from cm3.documents.report import ReadReport
 from cm3.documents.writers import write_documents
+from retrieval import bank_writer
 from retrieval.config import BuildConfig
 from retrieval.encoders.hashing import HashingEncoder
+from retrieval.index import approximate
 from retrieval.index.approximate import ApproximateIndex
 
 
@@ -37,7 +40,6 @@ def test_progress_knows_how_many_documents_a_source_has(
 ) -> None:
     write_documents(pairs, tmp_path / "data")
     totals = []
-    progress = build_module.progress
     monkeypatch.setattr(
         build_module, "progress", lambda total, *rest, **more: totals.append(total) or progress(total, *rest, **more)
     )
@@ -46,6 +48,17 @@ def test_progress_knows_how_many_documents_a_source_has(
     monkeypatch.setattr(build_module, "_COUNTING_S", -1.0)
     retrieval.build(tmp_path / "data", tmp_path / "c", "hashing")
     assert totals == [48, 5, 0]
+
+
+def test_taking_over_and_indexing_say_how_far_they_are(
+    pairs: list[Document], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = []
+    for module in (build_module, bank_writer, approximate):
+        monkeypatch.setattr(module, "progress", lambda *said, **more: shown.append(said) or progress(*said, **more))
+    retrieval.build(pairs, tmp_path / "bank", "hashing", BuildConfig(index="hnsw"))
+    retrieval.remove(tmp_path / "bank", [pairs[0].id])
+    assert shown == [(48, "memory"), (48, "hnsw index"), (47, "documents kept"), (47, "hnsw index")]
 
 
 def test_the_same_input_gives_the_same_bank_in_any_batches(pairs: list[Document], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import retrieval
 from cm3.core.errors import ArtefactError, InputError, UsageError
 from cm3.documents.document import Document, TextSegment
+from retrieval.clip_retrieval import count_embedded
 from retrieval.encoders.hashing import HashingEncoder
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -25,6 +26,7 @@ def exported(hashing_bank: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def test_round_trip(exported: Path, hashing_bank: Path, tmp_path: Path) -> None:
     built = retrieval.import_clip_retrieval(exported, tmp_path / "bank", "hashing")
+    assert count_embedded(exported) == built.count
     before, after = retrieval.open(hashing_bank), retrieval.open(built.path)
     assert list(after.ids) == list(before.ids)
     assert np.abs(np.asarray(after.vectors) - before.vectors).max() < 1e-3  # float16
