@@ -51,6 +51,13 @@ def test_equal_input_gives_an_equal_file(name: str, unit_vectors: np.ndarray, tm
 
 
 @pytest.mark.parametrize("name", APPROXIMATE)
+def test_faiss_has_nothing_to_warn_of(name: str, unit_vectors: np.ndarray, capfd: pytest.CaptureFixture[str]) -> None:
+    """Above all that no more centers are learned, and so no other codes, than there are vectors for."""
+    INDEXES.get(name).build(unit_vectors, seed=3)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", APPROXIMATE)
 def test_an_index_of_other_vectors_is_refused(name: str, unit_vectors: np.ndarray, tmp_path: Path) -> None:
     built = INDEXES.get(name).build(unit_vectors, seed=3)
     built.save(tmp_path)
