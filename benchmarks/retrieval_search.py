@@ -2,7 +2,8 @@
 
 Unit vectors of width 512, processor time of one thread; the rows that say "all threads" are wall time, since faiss searches one
 query on one thread whatever it is given. The gate asks for the same ids in the same order.
-`CM3_BENCH_SIZES=50000,500000` sets the sizes of the exact search.
+`CM3_BENCH_SIZES=50000,500000` sets the sizes of the exact search, `CM3_BENCH_CHOICES=10000,200000` those at which a graph and
+lists, tuned to a recall of 0.97, stand beside the exact search (`peer`): where a size stops being one for `flat`.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ import numpy as np
 import torch
 
 from benchmarks.measure import Row, interleaved, report, time_row
-from retrieval.index import INDEXES
+from retrieval.index import INDEXES, VectorIndex
 from retrieval.index.flat import FlatIndex
+from retrieval.index.recall import recall_shares
 
 WIDTH, K = 512, 10
 EXACT_SIZES = tuple(int(size) for size in os.environ.get("CM3_BENCH_SIZES", "50000").split(","))
+CHOICE_SIZES = tuple(int(size) for size in os.environ.get("CM3_BENCH_CHOICES", "10000").split(","))
 LAYERED_SIZE = 50_000
+TARGET = 0.97
 LAYERED = ("hnsw", "ivf")  # kinds whose candidates faiss itself scores exactly
 
 
@@ -36,6 +40,17 @@ def clustered(count: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     vectors = unit_vectors(200, seed)[rng.integers(200, size=count)] + 0.7 * unit_vectors(count, seed + 1)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def clustered_queries(count: int) -> np.ndarray:
+    """Unit vectors (count, WIDTH) near vectors of `clustered(…, 0)`, but none of them."""
+    queries = clustered(count, 0) * 0.8 + 0.2 * unit_vectors(count, 9)
+    return (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype(np.float32)
+
+
+def apart(index: VectorIndex, queries: np.ndarray) -> None:
+    for query in queries:
+        index.search(query[None], K)
 
 
 def use_threads(count: int) -> None:
@@ -61,10 +76,9 @@ def exact(count: int) -> Iterator[Row]:
 
 def layered(kind: str) -> Row:
     vectors = clustered(LAYERED_SIZE, 0)
-    queries = clustered(64, 0) * 0.8 + 0.2 * unit_vectors(64, 9)
-    queries = (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype(np.float32)
+    queries = clustered_queries(64)
     index = INDEXES.get(kind).build(vectors, 0)
-    index.tune(queries, 0.97)
+    index.tune(queries, TARGET)
     raw, parameters = index.index, None  # type: ignore[attr-defined]
     if kind == "hnsw":
         parameters = faiss.SearchParametersHNSW(efSearch=index.breadth)  # type: ignore[attr-defined]
@@ -82,12 +96,33 @@ def layered(kind: str) -> Row:
     return time_row(f"{kind}, {LAYERED_SIZE:,} × {WIDTH}, one query, vs faiss alone", per_query, gate)
 
 
+def choice(count: int) -> Iterator[Row]:
+    vectors, queries = clustered(count, 0), clustered_queries(320)
+    exact, asked = FlatIndex(vectors), queries[:64]
+    expected = exact.search(asked, K)[1]
+    for kind in LAYERED:
+        started = time.process_time()
+        index = INDEXES.get(kind).build(vectors, 0)
+        index.tune(queries[64:], TARGET)
+        seconds = time.process_time() - started
+        recall = float(recall_shares(expected, index.search(asked, K)[1]).mean())
+        gate = "ok" if recall >= 0.95 else f"recall {recall:.3f} is below 0.95"
+        name = f"{kind}, recall {recall:.3f}, {count:,} × {WIDTH}"
+        single = interleaved(partial(apart, index, asked[:16]), partial(apart, exact, asked[:16]), 5, time.process_time)
+        yield time_row(f"{name}, one query, vs exact", (single[0] / 16, single[1] / 16), gate)
+        together = interleaved(partial(index.search, asked, K), partial(exact.search, asked, K), 5, time.process_time)
+        yield time_row(f"{name}, 64 queries, vs exact", together, gate)
+        yield time_row(f"{kind}, {count:,} × {WIDTH}, build and tune", (seconds, seconds), gate)
+
+
 def rows() -> Iterator[Row]:
     use_threads(1)
     for kind in LAYERED:
         yield layered(kind)
     for count in EXACT_SIZES:
         yield from exact(count)
+    for count in CHOICE_SIZES:
+        yield from choice(count)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,9 @@ INDEXES = Registry(
     },
 )
 
+# An approximate index answers sooner at every size (`benchmarks/retrieval_search.py`), but finds 97 %, is built for seconds to
+# minutes and again after every change, and takes memory of its own. So exact, as long as a search costs less than encoding its
+# query: 54 ms over 200,000 × 512 on one core, where ViT-B/32 takes 65 for a short text and 207 for a picture.
 EXACT_LIMIT = 200_000
 _GRAPH_LIMIT = 5_000_000
 _BY_MEMORY = ("flat", "hnsw", "ivf_sq8", "ivf_pq", "ivf_rabitq")
