@@ -4,7 +4,8 @@
                       OUT/neighbors.jsonl: {"id", "neighbors": [ids]} per document, for people and other programs
 
 Row i of the table belongs to the i-th document. When the bank holds the same documents in the same order as the token
-shards (both made of one source), its rows are the numbers of the shards' documents.
+shards (both made of one source), its rows are the numbers of the shards' documents. The manifest keeps a digest of the ids of
+both ("documents", "neighbors"; see `order_digest`), so that training can refuse a table of others.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +22,7 @@ from cm3.core.artefact import fingerprint, writing
 from cm3.core.errors import InputError
 from cm3.core.progress import Progress, progress
 from cm3.documents.document import Document
+from cm3.documents.order import order_digest
 from cm3.documents.readers import read_documents
 from cm3.documents.report import ReadReport
 from retrieval.bank import MemoryBank
@@ -54,13 +57,15 @@ def write_neighbors(
     """
     config, report, ids = config or RetrieverConfig(), report or ReadReport(), list[str]()
     documents = read_documents(source, report=report) if isinstance(source, str | Path) else source
-    provenance = {"memory": fingerprint(bank.folder), "k": k, "retriever": config.model_dump(mode="json")}
+    provenance: dict[str, Any] = {"memory": fingerprint(bank.folder), "neighbors": order_digest(bank.ids)}
+    provenance |= {"k": k, "retriever": config.model_dump(mode="json")}
     with writing(out, KIND, provenance) as folder:
         with progress(len(bank), "neighbors", unit="document") as bar:
             table = NeighborFinder(bank, config).table(_counted(documents, ids, bar), k)
         report.check()
         if not ids:
             raise InputError("there are no documents to find neighbors of; give at least one")
+        provenance["documents"] = order_digest(ids)  # known only now; the manifest is written at the end of the block
         np.save(folder / TABLE, table)
         names = np.array([*bank.ids, None], object)  # the last for NO_NEIGHBOR, which is -1
         with open(folder / BY_ID, "w", encoding="utf-8") as lines:

@@ -24,6 +24,7 @@ from cm3.core.errors import ArtefactError, InputError, UsageError
 from cm3.core.runfile import RunConfig, write_resolved
 from cm3.core.seeding import torch_generator
 from cm3.core.storage import sibling
+from cm3.documents.order import order_digest
 from cm3.model import CM3Config, CM3ForCausalLM
 from cm3.model.embedding_init import project_codebook, set_image_embeddings
 from cm3.model.presets import PRESETS, create_model, preset
@@ -196,7 +197,7 @@ def training_documents(config: PretrainConfig, vocab: Vocab) -> Mixture:
     shards = TokenShards(config.tokens, vocab)
     if (section := config.neighbors) is None:
         return Mixture([(shards, 1.0)])
-    artefact.verify(section.table, NEIGHBORS_KIND)
+    made_of = artefact.verify(section.table, NEIGHBORS_KIND).provenance
     table = np.load(section.table / NEIGHBORS_FILE, allow_pickle=False)
     if table.ndim != 2 or table.dtype.kind != "i" or (table.size and not -1 <= table.min() <= table.max() < len(shards)):
         raise ArtefactError(f"{section.table} does not name documents of {config.tokens}; make it again from those")
@@ -205,6 +206,13 @@ def training_documents(config: PretrainConfig, vocab: Vocab) -> Mixture:
             f"{section.table} has the neighbors of {len(table)} documents, {config.tokens} holds {len(shards)}; "
             "they do not belong together"
         )
+    digest = order_digest(shards.ids())
+    for what in ("documents", "neighbors"):
+        if made_of.get(what) != digest:
+            raise ArtefactError(
+                f"the {what} of {section.table} are other documents than those of {config.tokens}, or in another order: "
+                "make memory, table and tokens of one source"
+            )
     augmented = AugmentedSource(shards, shards, table, vocab, section.augmentation, config.train.seed)
     return Mixture([(shards, 1.0 - section.share), (augmented, section.share)])
 

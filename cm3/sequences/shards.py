@@ -13,7 +13,7 @@ Documents are appended as they come, so memory does not grow with their number. 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -98,6 +98,10 @@ class TokenShards:
     def document(self, index: int, epoch: int = 0) -> TokenizedDocument:
         """Document `index`, the same in every epoch."""
         return self[index]
+
+    def ids(self) -> Iterator[str]:
+        """The ids of all documents, in order."""
+        return map(self._id, range(len(self)))
 
     @property
     def num_tokens(self) -> int:

@@ -18,6 +18,7 @@ from cm3.core.errors import ArtefactError, InputError, NonFiniteError, UsageErro
 from cm3.core.runfile import load_run
 from cm3.core.seeding import numpy_generator
 from cm3.documents.document import Document, ImageSegment, TextSegment
+from cm3.documents.order import order_digest
 from cm3.model import CM3ForCausalLM
 from cm3.model.presets import PRESETS
 from cm3.pretrain import estimate
@@ -179,13 +180,23 @@ def test_image_embeddings_start_from_the_codebook(parts: dict[str, str]) -> None
 
 def test_neighbors_are_used_and_must_fit(parts: dict[str, str], tmp_path: Path) -> None:
     table = np.array([[(index + 1) % 64, -1] for index in range(64)], np.int64)
-    for name, rows in (("fitting", table), ("short", table[:10])):
-        with artefact.writing(tmp_path / name, NEIGHBORS_KIND) as folder:
+    ids = [document.id for document in documents(64, 0)]
+    same, turned = order_digest(ids), order_digest(ids[::-1])
+    for name, rows, made_of in (
+        ("fitting", table, {"documents": same, "neighbors": same}),
+        ("short", table[:10], {"documents": same, "neighbors": same}),
+        ("turned", table, {"documents": turned, "neighbors": same}),
+        ("foreign", table, {"documents": same, "neighbors": order_digest(map(str, range(1, 65)))}),
+    ):
+        with artefact.writing(tmp_path / name, NEIGHBORS_KIND, made_of) as folder:
             np.save(folder / NEIGHBORS_FILE, rows)
     settings = ["neighbors.augmentation.law=all", "neighbors.augmentation.max_length=50", "train.steps=2"]
     pretrain(config(parts, f"neighbors.table={tmp_path / 'fitting'}", *settings))
     with pytest.raises(ArtefactError, match="neighbors of 10 documents.*holds 64"):
         pretrain(config(parts, f"neighbors.table={tmp_path / 'short'}", *settings))
+    for name, what in (("turned", "documents"), ("foreign", "neighbors")):
+        with pytest.raises(ArtefactError, match=rf"the {what} of .*{name} are other documents than those of .*tokens, or in"):
+            pretrain(config(parts, f"neighbors.table={tmp_path / name}", *settings))
 
 
 def test_published_presets_stay_as_published(parts: dict[str, str]) -> None:

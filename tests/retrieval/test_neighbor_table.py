@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 import retrieval
-from cm3.core.artefact import fingerprint, verify
+from cm3.core.artefact import fingerprint, read_manifest, verify
 from cm3.core.errors import InputError
 from cm3.documents.document import Document
+from cm3.documents.order import order_digest
 from cm3.pretrain import run as pretrain
 from retrieval import neighbor_table
 from retrieval.retriever import NO_NEIGHBOR
@@ -56,6 +57,8 @@ def test_it_is_the_table_that_pretraining_reads(hashing_bank: Path, pairs: list[
     bank = retrieval.open(hashing_bank)
     for name in "ab":
         retrieval.write_neighbors(bank, pairs, tmp_path / name, 3)
+    made_of = read_manifest(tmp_path / "a").provenance
+    assert made_of["documents"] == made_of["neighbors"] == order_digest(pair.id for pair in pairs)
     assert fingerprint(tmp_path / "a") == fingerprint(tmp_path / "b")
     assert verify(tmp_path / "a", "neighbors").provenance["memory"] == fingerprint(hashing_bank)
     table = np.load(tmp_path / "a" / neighbor_table.TABLE)
