@@ -72,6 +72,11 @@ def load_model(folder: Path, model_class: Any) -> Any:
     """The weights in `folder`, from safetensors only, every file checked first if there is a manifest. Raises `ArtefactError`."""
     if (folder / MANIFEST).is_file():
         verify(folder)
+    if not any(folder.glob("*.safetensors")):
+        raise ArtefactError(
+            f"{folder} has no model.safetensors, and weights in other formats are not opened; load it with transformers, if you "
+            "trust it, and write it again by save_pretrained"
+        )
     try:
         with _no_progress_bar():
             return model_class.from_pretrained(str(folder), use_safetensors=True, local_files_only=True)

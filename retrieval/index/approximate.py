@@ -56,11 +56,15 @@ class ApproximateKind:
     vector_bytes: Callable[[int], int]
 
     def footprint(self, count: int, width: int) -> Footprint:
-        """See `IndexKind.footprint`; lists also need the training sample, or a block to add, and a rotated copy of it."""
+        """See `IndexKind.footprint`.
+
+        To build, lists also need the training sample, or a block to add, and a rotated copy of it. A graph keeps its vectors in
+        one array, which doubles as they come: for a moment the old one stands beside the new.
+        """
         lists = _lists(count) if self.has_lists else 0
         search = count * self.vector_bytes(width) + 4 * width * lists
         if not self.has_lists:
-            return Footprint(search, search)
+            return Footprint(search, search + max(_WORKSPACE, 4 * width * (2 * _before_doubling(count) - count)))
         copied = max(_sample_size(count, lists), min(count, _ADDED) if "OPQ" in self.recipe else 0)
         return Footprint(search, search + 2 * 4 * width * copied + _WORKSPACE)
 
@@ -75,10 +79,11 @@ class ApproximateKind:
         self.require(count)
         lists = _lists(count)
         recipe = self.recipe.format(lists=lists, codes=_codes(width))
-        index = faiss.index_factory(width, recipe, faiss.METRIC_INNER_PRODUCT)
+        index: Any = faiss.index_factory(width, recipe, faiss.METRIC_INNER_PRODUCT)
         if "OPQ" in recipe:  # unless told, faiss learns the rotation for 8-bit codes: nine times slower, and worse for these
             codes = faiss.ProductQuantizer(width, _codes(width), 4)
-            faiss.downcast_VectorTransform(index.chain.at(0)).pq = codes
+            rotation: Any = faiss.downcast_VectorTransform(index.chain.at(0))
+            rotation.pq = codes
         sample = np.sort(numpy_generator(seed, "index").permutation(count)[: _sample_size(count, lists)])
         built = ApproximateIndex(self, recipe, index, vectors)
         with one_thread():
@@ -186,6 +191,14 @@ def _walk_parameters(breadth: int) -> Any:
 def _lists(count: int) -> int:
     """Inverted lists for `count` vectors: four times the square root, as faiss advises, but none without vectors to train on."""
     return max(1, min(int(4 * count**0.5), count // _PER_CENTER))
+
+
+def _before_doubling(count: int) -> int:
+    """How many vectors an array of `count` held when it doubled last."""
+    held = _ADDED if count > _ADDED else 0
+    while 0 < 2 * held < count:
+        held *= 2
+    return held
 
 
 def _sample_size(count: int, lists: int) -> int:

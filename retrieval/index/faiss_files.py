@@ -54,10 +54,12 @@ def classes_of(index: faiss.Index) -> list[str]:
     outer: Any = faiss.downcast_index(index)
     inner = [type(outer).__name__]
     if isinstance(outer, faiss.IndexPreTransform):
-        transforms = (faiss.downcast_VectorTransform(outer.chain.at(place)) for place in range(outer.chain.size()))
+        chain: Any = outer.chain
+        transforms = (faiss.downcast_VectorTransform(chain.at(place)) for place in range(chain.size()))
         return [*inner, *(type(transform).__name__ for transform in transforms), *classes_of(outer.index)]
     if isinstance(outer, faiss.IndexHNSW):
         return [*inner, *classes_of(outer.storage)]
     if isinstance(outer, faiss.IndexIVF):
-        return [*inner, *classes_of(outer.quantizer), type(faiss.downcast_InvertedLists(outer.invlists)).__name__]
+        lists: Any = outer.invlists
+        return [*inner, *classes_of(outer.quantizer), type(faiss.downcast_InvertedLists(lists)).__name__]
     return inner
