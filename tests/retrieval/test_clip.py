@@ -128,7 +128,5 @@ def test_weights_in_another_format_are_refused_with_what_to_do(clip_folder: Path
     weights = folder / "model.safetensors"
     torch.save(load_file(weights), folder / "pytorch_model.bin")
     weights.unlink()
-    with pytest.raises(
-        ArtefactError, match="no model.safetensors, and weights in other formats .* write it again by save_pretrained"
-    ):
+    with pytest.raises(ArtefactError, match="no model.safetensors, .* write it again by save_pretrained"):
         load_encoder(folder)
