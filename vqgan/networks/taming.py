@@ -17,6 +17,7 @@ from cm3.core.errors import UsageError
 from cm3.core.runfile import RunConfig
 from vqgan.config import VQConfig, checked
 from vqgan.networks.coders import Coders
+from vqgan.networks.group_norm import GroupNorm
 
 
 class TamingOptions(RunConfig):
@@ -84,7 +85,7 @@ class TamingEncoder(nn.Module):
         x = self.conv_in(pixels)
         for level in self.down:
             x = level(x)
-        return self.conv_out(_norm_silu(self.norm_out, self.mid(x)))
+        return self.conv_out(self.norm_out.silu(self.mid(x), overwrite=True))
 
 
 class TamingDecoder(nn.Module):
@@ -111,7 +112,7 @@ class TamingDecoder(nn.Module):
         x = self.mid(self.conv_in(latents))
         for level in reversed(self.up):
             x = level(x)
-        return self.conv_out(_norm_silu(self.norm_out, x))
+        return self.conv_out(self.norm_out.silu(x, overwrite=True))
 
 
 class _Level(nn.Module):
@@ -167,8 +168,8 @@ class _ResidualBlock(nn.Module):
             self.nin_shortcut = nn.Conv2d(width_in, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(_norm_silu(self.norm1, x))
-        h = self.conv2(self.dropout(_norm_silu(self.norm2, h)))
+        h = self.conv1(self.norm1.silu(x))
+        h = self.conv2(self.dropout(self.norm2.silu(h, overwrite=True)))
         return h.add_(self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)  # nothing else needs conv2's output
 
 
@@ -231,10 +232,5 @@ def _doubled(weight: Tensor, dim: int) -> Tensor:
     return torch.stack([torch.stack([before, here + behind], dim), torch.stack([before + here, behind], dim)])
 
 
-def _norm_silu(norm: nn.GroupNorm, x: Tensor) -> Tensor:
-    """silu(norm(x)), written over the norm's output: nothing else needs that, and memory is what these layers wait for."""
-    return F.silu(norm(x), inplace=True)
-
-
-def _norm(width: int, options: TamingOptions) -> nn.GroupNorm:
-    return nn.GroupNorm(options.groups, width, eps=1e-6)
+def _norm(width: int, options: TamingOptions) -> GroupNorm:
+    return GroupNorm(options.groups, width, eps=1e-6)
