@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cm3.pipeline import CM3Pipeline
+
 IN_3X3 = (3, 3)
 
 
@@ -47,6 +49,23 @@ def test_generate_with_everything(printed, toy_model):
     assert image["score"] == max(candidate["score"] for candidate in image["candidates"])
     options = ["--strategy", "contrastive", "--option", "k=3", "--option", "alpha=0.2"]
     assert len(printed("generate", toy_model, "a red circle", "-n", "2", *options)["images"]) == 2
+
+
+def test_generate_with_a_repetition_penalty(printed, toy_model):
+    """The likeliest codes repeat; under so high a penalty none comes twice."""
+    asked = ["generate", toy_model, "a red circle", "-n", "1", "--temperature", "0"]
+    [plain], [penalized] = (printed(*asked, *more)["images"] for more in ([], ["--repetition-penalty", "1e6"]))
+    assert len(np.unique(plain["codes"])) < 9
+    assert len(np.unique(penalized["codes"])) == 9
+
+
+def test_generate_with_int8_weights(printed, toy_model):
+    """The pictures of the rounded weights, of which some are others than those of the full ones."""
+    asked = ["generate", toy_model, "a red circle", "-n", "48", "--seed", "5"]
+    full, found = ([image["codes"] for image in printed(*asked, *more)["images"]] for more in ([], ["--int8"]))
+    rounded = CM3Pipeline.from_pretrained(toy_model, int8=True).draw("a red circle", 48, seed=5)
+    assert found == [drawn.codes.tolist() for drawn in rounded]
+    assert found != full
 
 
 def test_texts(printed, toy_model, picture):
