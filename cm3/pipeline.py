@@ -61,6 +61,7 @@ from cm3.tokens.messages import Message, required_text, turns_of
 from cm3.tokens.tokenized import SpanKind, TokenizedDocument
 from cm3.tokens.turns import Turn, encode_prompt
 
+Device = torch.device | str
 Picture = Image.Image | Path | str | bytes
 
 DRAWING = DecodingOptions(temperature=0.7, top_p=0.9)  # Chameleon's own settings for pictures
@@ -94,9 +95,8 @@ class CM3Pipeline:
 
     @classmethod
     def from_pretrained(
-        cls, path: Path | str, device: torch.device | str = "cpu", dtype: torch.dtype | None = None, verify: bool = True,
-        int8: bool = False,
-    ) -> CM3Pipeline:  # fmt: skip
+        cls, path: Path | str, device: Device = "cpu", dtype: torch.dtype | None = None, verify: bool = True, int8: bool = False
+    ) -> CM3Pipeline:
         """Open a model folder, or one of the Hugging Face hub by its id ("owner/name").
 
         dtype: of the model's weights (None: as they are stored); verify: compare every file with its hash; int8: round the
@@ -106,9 +106,8 @@ class CM3Pipeline:
         from sft.tasks import load_tasks
 
         folder = open_model_folder(path, verify, device, dtype)
-        return cls(
-            quantize_weights(folder.model) if int8 else folder.model, folder.tokenizer, load_tasks(folder.path), folder.parts
-        )
+        model = quantize_weights(folder.model) if int8 else folder.model
+        return cls(model, folder.tokenizer, load_tasks(folder.path), folder.parts)
 
     def save(self, path: Path | str) -> Path:
         """Write a model folder with the parts this pipeline has; see `assemble_model_folder`. Int8 weights are refused."""
