@@ -7,6 +7,7 @@ that is not tensors and plain containers. What goes wrong is an `ArtefactError` 
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,10 +53,20 @@ def load_torch(path: Path, mmap: bool = False) -> Any:
         with torch.serialization.safe_globals(_IGNORED):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
-        cause = str(error).partition("WeightsUnpickler error: ")[2] or str(error)  # the rest is advice to trust the file
-        reason = cause.strip().splitlines()[0].partition(" was not an allowed global")[0][:200]
         raise ArtefactError(
-            f"{path} holds more than tensors and is not opened ({reason}); save its state_dict() alone where you trust it"
+            f"{path} holds more than tensors and is not opened ({_reason(error)}); save its state_dict() alone where you trust it"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ArtefactError(f"{path} is no readable PyTorch checkpoint: {str(error).splitlines()[0][:200]}") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # torch's readers raise almost anything on damaged bytes
+        raise ArtefactError(
+            f"{path} is no readable PyTorch checkpoint ({_reason(error)}); it may be cut off, copy or download it again"
+        ) from None
+
+
+def _reason(error: Exception) -> str:
+    """What torch met (a name of code, if it says one), without its advice to open the file with `weights_only` off."""
+    if named := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"it names {named[1][:200]!r}"
+    lines = (line.strip() for line in str(error).splitlines() if "weights_only" not in line)
+    return next(filter(None, lines), type(error).__name__)[:200]
