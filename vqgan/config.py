@@ -16,6 +16,8 @@ from cm3.train.config import TrainConfig
 
 TRAIN_DEFAULTS = {"steps": 400, "learning_rate": 2e-3, "weight_decay": 0.0, "warmup_steps": 20, "checkpoint_every": 0}
 
+LPIPS_SIDE = 16  # the smallest picture that the four poolings of VGG16 leave something of
+
 Options = TypeVar("Options", bound=RunConfig)
 
 
@@ -97,6 +99,20 @@ class LossConfig(RunConfig):
             raise ValueError("perceptual 'lpips' needs lpips_weights; make the file with `cm3 vqgan convert`, or take 'edges'")
         return self
 
+    def require_side(self, image_size: int) -> None:
+        """Raise `UsageError` when pictures of `image_size` pixels on a side are too small for LPIPS or the discriminator."""
+        if self.perceptual == "lpips" and image_size < LPIPS_SIDE:
+            raise UsageError(
+                f"loss.perceptual 'lpips' needs pictures of {LPIPS_SIDE} pixels and more, got image_size {image_size}; "
+                "take loss.perceptual='edges', or a larger image_size"
+            )
+        least = 3 * 2**self.discriminator_layers  # so many halvings, then two convolutions that each take one off
+        if self.adversarial and image_size < least:
+            raise UsageError(
+                f"a discriminator of {self.discriminator_layers} layers needs pictures of {least} pixels and more, "
+                f"got image_size {image_size}; set fewer loss.discriminator_layers, loss.adversarial=0, or a larger image_size"
+            )
+
 
 class VQTrainConfig(RunConfig):
     """Run file of a tokenizer training.
@@ -132,8 +148,8 @@ class VQTrainConfig(RunConfig):
     def resolve(self) -> VQConfig:
         """The tokenizer this run trains: the preset with the changes.
 
-        Raises `UsageError` when they don't fit together, there is no decoder to compare the pictures of, or the loss leaves half
-        of what the network emits without gradient.
+        Raises `UsageError` when they don't fit together, there is no decoder to compare the pictures of, the loss leaves half of
+        what the network emits without gradient, or the pictures are too small for a network of the loss.
         """
         from vqgan.presets import preset
 
@@ -147,6 +163,7 @@ class VQTrainConfig(RunConfig):
                 "network 'dvae' emits means and scales, and with loss.logit_laplace 0 nothing trains the scales; "
                 "set loss.logit_laplace=1 (its paper has that alone: loss.l1=0 loss.l2=0)"
             )
+        self.loss.require_side(tokenizer.image_size)
         return tokenizer
 
 

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from cm3.core.errors import InputError, UsageError
+from vqgan.config import LPIPS_SIDE
 from vqgan.features import FeatureNetwork, load_features
 from vqgan.losses.lpips import LPIPS, load_lpips
 from vqgan.preprocessing import pixels_to_arrays
-
-_LPIPS_SIDE = 16  # four poolings halve the sides
 
 
 class Judge(Protocol):
@@ -36,8 +35,8 @@ class PerceptualJudge:
 
     def see(self, originals: Tensor, reconstructions: Tensor) -> None:
         """Add the distances of one batch. Raises `InputError` for pictures under 16 pixels on a side."""
-        if min(originals.shape[-2:]) < _LPIPS_SIDE:
-            raise InputError(f"LPIPS needs pictures of {_LPIPS_SIDE} pixels and more, got {tuple(originals.shape[-2:])}")
+        if min(originals.shape[-2:]) < LPIPS_SIDE:
+            raise InputError(f"LPIPS needs pictures of {LPIPS_SIDE} pixels and more, got {tuple(originals.shape[-2:])}")
         with torch.inference_mode():
             distances = self._network(originals.to(self._device), reconstructions.to(self._device))
         self._sum, self._count = self._sum + float(distances.double().sum()), self._count + len(distances)

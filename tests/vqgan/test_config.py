@@ -8,6 +8,8 @@ from pydantic import ValidationError
 
 from cm3.core.errors import UsageError
 from vqgan.config import LossConfig, VQConfig, VQTrainConfig
+from vqgan.losses.adversarial import PatchDiscriminator
+from vqgan.losses.lpips import LPIPS
 from vqgan.model import VQModel
 from vqgan.presets import PRESETS, preset
 
@@ -56,3 +58,22 @@ def test_mistakes_are_named() -> None:
         LossConfig(perceptual="lpips")  # type: ignore[call-arg]
     with pytest.raises(UsageError, match="unknown network 'pach'"):
         VQModel(VQConfig(network="pach"))
+
+
+def test_pictures_too_small_for_the_loss_are_refused_before_the_run() -> None:
+    """The smallest that are taken have features and logits; the networks themselves are the reference."""
+    lpips = LossConfig(perceptual="lpips", lpips_weights="lpips.safetensors")
+    with pytest.raises(UsageError, match=r"'lpips' needs pictures of 16 pixels and more, got image_size 8; take"):
+        VQTrainConfig(image_size=8, loss=lpips).resolve()
+    assert VQTrainConfig(image_size=16, loss=lpips).resolve().image_size == 16
+    assert torch.isfinite(LPIPS()(torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 16))).all()
+    for layers, least in ((1, 6), (2, 12), (3, 24)):
+        run = VQTrainConfig(downsample_factor=1, loss=LossConfig(adversarial=0.1, discriminator_layers=layers))
+        with pytest.raises(
+            UsageError, match=rf"of {layers} layers needs pictures of {least} pixels and more, got image_size {least - 1}"
+        ):
+            run.model_copy(update={"image_size": least - 1}).resolve()
+        assert run.model_copy(update={"image_size": least}).resolve().image_size == least
+        assert PatchDiscriminator(2, layers)(torch.rand(2, 3, least, least)).shape == (2, 1, 1, 1)
+        with pytest.raises(RuntimeError):
+            PatchDiscriminator(2, layers)(torch.rand(2, 3, least - 1, least - 1))
