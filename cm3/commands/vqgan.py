@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cm3.commands.output import AsJson, Overrides, emit, table
-from cm3.core.errors import InputError
+from cm3.commands.output import AsJson, Overrides, emit, table, write_picture
+from cm3.core.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from cm3.documents.report import ReadReport
@@ -32,7 +32,6 @@ def train(
 ) -> None:
     """Train an image tokenizer on pictures."""
     import vqgan
-    from cm3.core.errors import UsageError
     from cm3.core.runfile import load_run
 
     config = load_run(vqgan.VQTrainConfig, run_file, overrides or [])
@@ -68,11 +67,15 @@ def evaluate(
     of equally many only. Weight maps (pictures named `regions`) are not measured; records that can't be read are counted.
     """
     import vqgan
-    from cm3.core.storage import storage_errors
+    from cm3.core.storage import require_writable
     from cm3.documents.readers import read_documents
     from cm3.documents.report import ReadReport
     from vqgan.regions import training_images
 
+    if picture is not None:  # before the work, not after it
+        require_writable(picture.parent)
+        if picture.is_dir():
+            raise UsageError(f"--picture {picture} is a folder; name the PNG file to write")
     opened = vqgan.from_pretrained(tokenizer, device)
     judges = vqgan.open_judges(lpips, features, device)
     report = ReadReport()
@@ -87,9 +90,7 @@ def evaluate(
     figures |= {"seen": report.seen, "rejected": dict(report.rejected)}  # before looking whether there are more
     figures["limited"] = next(images, None) is not None
     if picture is not None:
-        with storage_errors(picture):
-            extremes.picture().save(picture, "PNG")
-        figures["picture"] = str(picture)
+        figures["picture"] = write_picture(extremes.picture(), picture)
     account = f"{figures['seen']} records seen, {_rejections(figures['rejected'])}"
     if figures["limited"]:
         account += f"; stopped after {limit} pictures, there are more (-n)"
@@ -164,7 +165,6 @@ def convert(
     --from lpips joins torchvision's VGG16 (SOURCE) and LPIPS's vgg.pth (--lins) to the weight file of the perceptual loss.
     """
     import vqgan
-    from cm3.core.errors import UsageError
 
     if (format == "lpips") != (lins is not None):
         raise UsageError("--from lpips goes with --lins: SOURCE is torchvision's VGG16, --lins is LPIPS's vgg.pth")

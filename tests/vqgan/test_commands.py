@@ -44,6 +44,17 @@ def test_eval_prints_what_its_judges_say_and_draws_the_extremes(
     command.fails(2, ["no LPIPS weights at nothing"], "vqgan", "eval", tokenizer, picture_folder, "--lpips", "nothing")
 
 
+def test_eval_knows_before_measuring_whether_its_picture_can_be_written(
+    command: Any, tokenizer: Path, picture_folder: Path, tmp_path: Path
+) -> None:
+    command.works("vqgan", "eval", tokenizer, picture_folder, "-n", "3", "--picture", "new/folder/sheet.png")
+    with Image.open(tmp_path / "new" / "folder" / "sheet.png") as sheet:
+        assert sheet.format == "PNG"
+    unopened = ("vqgan", "eval", "no-tokenizer", picture_folder, "--picture")  # nothing is opened before the place is checked
+    command.fails(5, [str(picture_folder / "000.png"), "cannot be written"], *unopened, picture_folder / "000.png" / "sheet.png")
+    command.fails(2, ["is a folder", "PNG"], *unopened, "new")
+
+
 def test_eval_accounts_for_every_record(command: Any, tokenizer: Path, picture_folder: Path) -> None:
     for number in (3, 5):
         (picture_folder / f"{number:03}.png").write_bytes(b"GIF89a cut off")
