@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from vqgan.losses.lpips import LPIPS, STAGES
 def convert_lpips(vgg: Path | str, lins: Path | str, out: Path | str) -> Path:
     """Join torchvision's VGG16 `vgg` (`features.N.*`) and LPIPS's `lins` (`linK.model.1.weight`) into safetensors file `out`.
 
-    Raises `ArtefactError` naming the first tensor that is missing or has another shape.
+    Raises `ArtefactError` naming the first tensor that is missing, has another shape, or values that are not finite.
     """
     backbone, heads = read_tensors(Path(vgg)), read_tensors(Path(lins))
     state: dict[str, Tensor] = {}
@@ -38,4 +39,6 @@ def _take(tensors: dict[str, Tensor], name: str, shape: tuple[int, ...], source:
         raise ArtefactError(f"{source} has no tensor {name!r}; expected the weights of VGG16 and of LPIPS on VGG16")
     if tuple(tensors[name].shape) != shape:
         raise ArtefactError(f"{source}: {name} is {tuple(tensors[name].shape)}, expected {shape}; these are other weights")
+    if not torch.isfinite(tensors[name]).all():
+        raise ArtefactError(f"{source}: {name} holds values that are not finite; these weights can't be used")
     return tensors[name]

@@ -120,3 +120,14 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "broken.safetensors").write_bytes(b"\x00" * 16)
     with pytest.raises(ArtefactError, match="holds no LPIPS weights"):
         load_lpips(tmp_path / "broken.safetensors")
+
+
+@pytest.mark.parametrize("file", [0, 1])
+def test_weights_that_are_not_finite_are_not_converted(tmp_path: Path, file: int) -> None:
+    files, name = _files(tmp_path), ("features.28.bias", "lin3.model.1.weight")[file]
+    state = torch.load(files[file], weights_only=True)
+    state[name].view(-1)[-1] = (math.nan, math.inf)[file]
+    torch.save(state, files[file])
+    with pytest.raises(ArtefactError, match=rf"{files[file].name}: {name} holds values that are not finite"):
+        convert_lpips(*files, tmp_path / "lpips.safetensors")
+    assert not (tmp_path / "lpips.safetensors").exists()
