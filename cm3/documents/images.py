@@ -118,9 +118,12 @@ def _open(stream: BinaryIO, limits: DecodeLimits) -> Image.Image:
     if num_bytes > limits.max_bytes:
         message = f"the picture has {num_bytes:,} bytes, at most {limits.max_bytes:,} are accepted; make it smaller"
         raise ImageError(RejectReason.TOO_MANY_BYTES, message)
-    kind = image_format(stream.read(16))
+    start = stream.read(16)
+    kind = image_format(start)
     if kind is None:
         raise ImageError(RejectReason.NOT_AN_IMAGE, "this is no picture: expected a PNG, JPEG, WebP, GIF or BMP file")
+    if kind == "WEBP" and num_bytes < 8 + int.from_bytes(start[4:8], "little"):  # Pillow refuses it too, but can't say why
+        raise _truncated(kind)
     stream.seek(0)
     try:
         return Image.open(stream, formats=[kind])
@@ -179,9 +182,13 @@ def _too_many_pixels(size: str, limits: DecodeLimits) -> ImageError:
     return ImageError(RejectReason.TOO_MANY_PIXELS, message)
 
 
+def _truncated(kind: str) -> ImageError:
+    return ImageError(RejectReason.TRUNCATED_IMAGE, f"the {kind} picture is cut off: its end is missing; copy it again")
+
+
 def _damaged(kind: str, error: Exception) -> ImageError:
     if "truncat" in str(error).lower() or isinstance(error, EOFError):
-        return ImageError(RejectReason.TRUNCATED_IMAGE, f"the {kind} picture is cut off: its end is missing; copy it again")
+        return _truncated(kind)
     if isinstance(error, UnidentifiedImageError):  # its text holds the address of the stream
         return ImageError(RejectReason.CORRUPT_IMAGE, f"the {kind} picture is damaged: its header makes no sense; save it again")
     detail = str(error)[:100] or type(error).__name__
