@@ -114,6 +114,16 @@ def test_codes_go_through_shards_and_back(command: Any, tokenizer: Path, picture
     command.fails(2, ["unknown writer 'tar'", "webdataset"], "vqgan", "encode", tokenizer, picture_folder, "x", "--format", "tar")
 
 
+def test_a_tokenizer_without_decoder_encodes_and_says_that_it_cannot_draw(
+    command: Any, picture_folder: Path, tmp_path: Path
+) -> None:
+    half = VQTokenizer(VQModel(CONFIG.model_copy(update={"decoder": False}))).save(tmp_path / "half")
+    command.works("vqgan", "encode", half, picture_folder, "codes")
+    said = command.fails(2, ["has no decoder", "convert a checkpoint that holds one"], "vqgan", "decode", half, "codes", "drawn")
+    assert said == command.fails(2, [], "vqgan", "eval", half, picture_folder)
+    assert not (tmp_path / "drawn").exists()
+
+
 def test_convert_joins_the_lpips_files(command: Any, tmp_path: Path) -> None:
     state = LPIPS().state_dict()
     torch.save({name: tensor for name, tensor in state.items() if name.startswith("features.")}, tmp_path / "vgg16.pth")
