@@ -11,7 +11,7 @@ import torch
 
 from cm3.core.artefact import hash_file
 from cm3.core.errors import ArtefactError, InputError, UsageError
-from retrieval.index import EXACT_LIMIT, INDEXES, IndexKind, VectorIndex, choose_index
+from retrieval.index import EXACT_LIMIT, INDEXES, IndexKind, VectorIndex, approximate, choose_index
 from retrieval.index.faiss_files import FILE
 from retrieval.index.flat import FlatIndex, largest
 from retrieval.index.recall import recall_shares
@@ -55,6 +55,25 @@ def test_faiss_has_nothing_to_warn_of(name: str, unit_vectors: np.ndarray, capfd
     """Above all that no more centers are learned, and so no other codes, than there are vectors for."""
     INDEXES.get(name).build(unit_vectors, seed=3)
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_rotation_is_learned_far_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of vectors whose directions weigh as unequally as those of embeddings, codes alone find about as many as after faiss's own
+    50 rounds; after a single round 8 percent points less."""
+    rng = np.random.default_rng(0)
+    axes = np.linalg.qr(rng.standard_normal((64, 64)))[0] * np.arange(1, 65)[:, None] ** -0.7
+    vectors = (rng.standard_normal((2200, 64)) @ axes).astype(np.float32)
+    vectors, queries = np.split(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), [2000])
+    expected = np.argsort(queries @ -vectors.T, axis=1)[:, :10]
+
+    def found(rounds: int) -> float:
+        monkeypatch.setattr(approximate, "_ROTATION_ROUNDS", rounds)
+        built = approximate.IVF_PQ.build(vectors, seed=3)
+        built.breadth = int(built.lists.nlist)
+        nearest = built.index.search(queries, 10)[1]
+        return float(np.mean([np.isin(*pair).mean() for pair in zip(expected, nearest)]))
+
+    assert found(approximate._ROTATION_ROUNDS) > found(50) - 0.03
 
 
 @pytest.mark.parametrize("name", APPROXIMATE)
