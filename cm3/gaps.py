@@ -29,23 +29,30 @@ Boxes = Sequence[int] | Sequence[Sequence[int]]
 def text_with_gaps(text: str, image: ImageSegment | None, tokenizer: DocumentTokenizer, gap: str = GAP) -> TokenizedDocument:
     """`text`, then the picture if there is one; every `gap` in the text becomes a masked span of one token, to be filled.
 
-    The space before a gap belongs to what fills it, as in the tokens of training. Raises `InputError` for a text without a gap,
-    `UsageError` for more gaps than the vocabulary has sentinels.
+    The space before a gap belongs to what fills it, as in the tokens of training, the one behind it to the text. Raises
+    `InputError` for a text without a gap, `UsageError` for more gaps than the vocabulary has sentinels.
     """
     vocab, pieces = tokenizer.vocab, required_text(text, "text").split(gap)
     if len(pieces) == 1:
         raise InputError(f"the text has no gap; write {gap} where something is to be filled in")
-    ids: list[int] = []
-    places = []
+    encode, ids, places = tokenizer.text.encode, list[int](), []
     for piece in pieces[:-1]:
-        ids += tokenizer.text.encode(piece.rstrip()) if piece.strip() else []
+        kept = piece.removesuffix(" ")
+        ids += encode(kept) if kept else []
+        encode = tokenizer.text.encode_continued
         places.append(len(ids))
         ids.append(vocab.text_start)  # stands for what is missing; nobody looks at it
-    ids += tokenizer.text.encode(pieces[-1]) if pieces[-1] else []
+    ids += encode(pieces[-1]) if pieces[-1] else []
     behind = tokenizer.encode_segments([image]) if image is not None else []
     document = assemble([("text", np.asarray(ids, np.int64)), *behind], vocab)
     start = document.spans[0].start
     return mask_spans(document, [(start + place, start + place + 1) for place in places], vocab)
+
+
+def filled_text(text: str, fills: Sequence[str], gap: str = GAP) -> str:
+    """`text` with `fills` in place of its gaps; all else, the space around the gaps included, stays as it is."""
+    first, *others = text.split(gap)
+    return first + "".join(fill.strip() + piece for fill, piece in zip(fills, others, strict=True))
 
 
 def region_cells(

@@ -51,11 +51,10 @@ from cm3.decode.options import DecodingOptions, chosen_options, warn_if_unmasked
 from cm3.decode.pieces import PieceAssembler
 from cm3.documents.document import Document, ImageSegment
 from cm3.documents.images import decode_image
-from cm3.gaps import GAP, Boxes, picture_codes, region_cells, text_with_gaps
+from cm3.gaps import GAP, Boxes, filled_text, picture_codes, region_cells, text_with_gaps
 from cm3.model import CM3ForCausalLM
 from cm3.model_folder import Parts, assemble_model_folder, open_model_folder
 from cm3.sequences.augmentation import augment
-from cm3.sequences.masking import restore
 from cm3.tokens.document_tokenizer import DocumentTokenizer
 from cm3.tokens.messages import Message, required_text, turns_of
 from cm3.tokens.tokenized import SpanKind, TokenizedDocument
@@ -208,8 +207,7 @@ class CM3Pipeline:
         """`text` with every ___ in it filled in, to fit the picture if there is one; all else stays as it is."""
         masked = text_with_gaps(text, None if image is None else self._segment(image), self.tokenizer)
         [generation] = self.decode([Request(*infilling(masked, self.vocab), seed)], options)
-        ids = restore(fill(masked, generation.token_ids, self.vocab), self.vocab)
-        return self.tokenizer.text.decode(ids[self.vocab.is_text(ids)].tolist())
+        return filled_text(text, self._texts_of(generation))
 
     def edit(self, image: Picture, instruction: str, seed: int = 0, **options: Any) -> Image.Image:
         """The picture, changed as the instruction says."""
@@ -321,8 +319,11 @@ class CM3Pipeline:
 
     def text_of(self, generation: Generation) -> str:
         """The first text of an answer; empty when there is none."""
+        return next(iter(self._texts_of(generation)), "")
+
+    def _texts_of(self, generation: Generation) -> list[str]:
         pieces = pieces_of(generation, self.vocab, self.tokenizer.text)
-        return next((piece.text for piece in pieces if isinstance(piece, TextPiece)), "")
+        return [piece.text for piece in pieces if isinstance(piece, TextPiece)]
 
     def _draw(self, requests: Sequence[Request], options: Mapping[str, Any], default: DecodingOptions) -> list[DrawnPicture]:
         codes = [codes_of(generation, self.vocab) for generation in self.decode(requests, options, default)]

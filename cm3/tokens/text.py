@@ -40,7 +40,7 @@ class BPETextTokenizer:
         self.first_id = min(text_ids)
         self.vocab_size = max(text_ids) + 1 - self.first_id
         self._space_id = int(tokenizer.get_vocab()["Ġ"])  # the byte 0x20 in the alphabet of byte-level BPE
-        self._can_be_empty = self.decode([self._space_id]) == ""
+        self._adds_space = self.decode([self._space_id]) == ""  # before every text, so that even the empty one has a token
 
     @classmethod
     def train(cls, corpus: Iterable[str], vocab_size: int, num_masks: int = 16) -> BPETextTokenizer:
@@ -73,12 +73,19 @@ class BPETextTokenizer:
         """
         return self.encode_batch([text])[0]
 
+    def encode_continued(self, text: str) -> list[int]:
+        """Ids of a text as it stands behind others of its segment: no space is put before it. Raises `InputError` as `encode`."""
+        if not self._adds_space:
+            return self.encode(text)
+        words = self._tokenizer.pre_tokenizer.pre_tokenize_str(require_encodable(text))
+        return [token.id for word, _ in words for token in self._tokenizer.model.tokenize(word)]
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of many texts at once, several times faster than one by one."""
         for text in texts:
             require_encodable(text)
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        if not self._can_be_empty and not all(encoding.ids for encoding in encodings):
+        if not self._adds_space and not all(encoding.ids for encoding in encodings):
             raise InputError("a text is empty, which this tokenizer has no token for; leave that segment out")
         return [encoding.ids or [self._space_id] for encoding in encodings]
 

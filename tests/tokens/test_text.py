@@ -37,6 +37,13 @@ def test_a_word_is_the_same_token_at_the_start_and_inside(text):
     assert text.encode("red circle") == text.encode("red") + text.encode("circle")
 
 
+def test_what_goes_on_behind_a_text_gets_no_space(text):
+    assert text.encode("red") + text.encode_continued(" circle!\n") == text.encode("red circle!\n")
+    assert text.decode(text.encode("red") + text.encode_continued("<eos>")) == "red<eos>"
+    with pytest.raises(InputError, match="surrogate"):
+        text.encode_continued("\ud800")
+
+
 def test_it_is_a_text_tokenizer(text):
     assert isinstance(text, TextTokenizer)
 
