@@ -187,7 +187,8 @@ class CM3Pipeline:
     def caption(self, image: Picture, retrieve: int = 0, seed: int = 0, infill: bool = False, **options: Any) -> str:
         """What the picture shows, in words.
 
-        infill: as the text that is missing before the picture (what pretraining teaches) instead of as an answer.
+        infill: as the text that is missing before the picture (what pretraining teaches, and tuning on answers alone makes a
+        model forget) instead of as an answer.
         """
         if infill:
             return self._filling(GAP, image, seed, options)

@@ -32,7 +32,13 @@ RepetitionPenalty = Annotated[float | None, typer.Option(help="Above 1, codes th
 Window = Annotated[
     int | None, typer.Option(min=1, help="Try so many tokens of a picture per step: fewer steps, the same picture.")
 ]
-Infill = Annotated[bool, typer.Option(help="Let the model fill in a missing text, as in pretraining, instead of answering.")]
+Infill = Annotated[
+    bool,
+    typer.Option(
+        help="Let the model fill in a missing text, as in pretraining, instead of answering; for a model that has seen infilling "
+        "of texts lately: tuned on answers alone, it goes on and on."
+    ),
+]
 Int8 = Annotated[bool, typer.Option("--int8", help="Round the weights to 8 bits: lossy, a seed may draw another picture.")]
 Option = Annotated[list[str] | None, typer.Option("--option", help="A field of the strategy, as name=value; repeatable.")]
 
