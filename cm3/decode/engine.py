@@ -20,7 +20,7 @@ from cm3.core.errors import InputError, UsageError
 from cm3.core.protocols import DecodingStrategy
 from cm3.decode.flight import Emission, Flight, Plan
 from cm3.decode.jacobi import JacobiFlight
-from cm3.decode.memory import USABLE, request_bytes, require_memory
+from cm3.decode.memory import USABLE, prefill_bytes, request_bytes, require_memory
 from cm3.decode.records import Generation, Request
 from cm3.decode.sampling import Sampling
 from cm3.decode.strategies.plain import Plain
@@ -105,10 +105,14 @@ class DecodingEngine:
         return request.answer.max_tokens(self._vocab), len(request.prompt.token_ids)
 
     def _needed(self, plan: Plan, window: int) -> list[int]:
-        """Bytes that each request holds in the company of the others: rows are padded to the longest."""
-        most = max(sum(self._expected_length(request)) for request in plan.requests)
-        config, dtype = self._model.config, self._model.dtype
-        return [request_bytes(config, dtype, len(streams), most, window) for streams in plan.streams]
+        """Bytes that each request holds in the company of the others, the first with what the prefill of all needs.
+
+        Rows are padded to the longest prompt and answer.
+        """
+        answers, prompts = zip(*(self._expected_length(request) for request in plan.requests))
+        config, dtype, streams = self._model.config, self._model.dtype, [len(streams) for streams in plan.streams]
+        first, *others = (request_bytes(config, dtype, count, max(prompts), max(answers), window) for count in streams)
+        return [first + prefill_bytes(config, dtype, sum(streams), max(prompts)), *others]
 
     def _fitting(self, plan: Plan, window: int) -> int:
         """How many of the first requests memory holds at once, at least 1. Raises `UsageError` when it holds none."""

@@ -1,7 +1,7 @@
 """Prompts into the model: the keys, the values and the last hidden state of every different stream, each computed once.
 
 Streams of similar length run in one forward (padded on the left), so a prompt of three tokens beside one with two thousand
-does not cost two thousand.
+does not cost two thousand. A forward takes no more tokens than fill the machine, so that what it needs for a moment is bounded.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from cm3.model.attention_patterns import additive
 from cm3.model.modeling import CM3Model
 
 _GROWTH, _SLACK = 1.25, 8  # streams run together up to so many times (and tokens more than) the length of the shortest
+TOKENS_AT_ONCE = 4096  # of one forward, padding included, unless a single stream has more
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +38,7 @@ def prefill(model: CM3Model, streams: Sequence[Stream]) -> list[Prefix]:
     while by_length:
         most = len(streams[by_length[0]].token_ids) * _GROWTH + _SLACK
         together = [index for index in by_length if len(streams[index].token_ids) <= most]
+        together = together[: max(1, TOKENS_AT_ONCE // len(streams[together[-1]].token_ids))]
         by_length = by_length[len(together) :]
         prefixes.update(zip(together, _run(model, [streams[index] for index in together])))
     return [prefixes[index] for index in range(len(streams))]

@@ -84,17 +84,17 @@ def training_memory(
 ) -> TrainingMemory:
     """An estimate: weights and gradients in `bytes_per_number`, optimizer states in float32, stored activations per token.
 
-    Activations: what a layer keeps for its backward pass (`_kept_per_layer`), or D numbers with activation checkpointing;
+    Activations: what a layer keeps for its backward pass (`kept_per_layer`), or D numbers with activation checkpointing;
     logits are not counted (losses work in chunks), nor what attention keeps when it writes its scores out.
     """
     total = count_parameters(config).total
-    per_layer = config.hidden_size if checkpointing else _kept_per_layer(config)
+    per_layer = config.hidden_size if checkpointing else kept_per_layer(config)
     kept = config.num_hidden_layers * per_layer + 2 * config.hidden_size  # the last norm's input and output
     activations = tokens_per_step * kept * bytes_per_number
     return TrainingMemory(total * bytes_per_number, total * bytes_per_number, 4 * optimizer_numbers * total, activations)
 
 
-def _kept_per_layer(config: CM3Config) -> int:
+def kept_per_layer(config: CM3Config) -> int:
     """Numbers per token that one layer keeps: the inputs of norms and matrices, queries, keys, values and their mixture,
     and of the feed-forward what its activation and product need."""
     width, queries = config.hidden_size, config.num_attention_heads * config.head_dim

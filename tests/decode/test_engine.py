@@ -1,5 +1,8 @@
 """The engine against the model without cache, against itself alone, and against transformers' generate."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -23,7 +26,7 @@ from cm3.decode import (
     unconditional_image,
 )
 from cm3.decode.flight import Flight, Plan
-from cm3.decode.memory import USABLE, request_bytes
+from cm3.decode.memory import USABLE, prefill_bytes, request_bytes
 from cm3.decode.rows import Rows
 from cm3.decode.strategies.contrastive import Contrastive
 from cm3.decode.strategies.guidance import Guidance
@@ -211,9 +214,10 @@ def test_a_prompt_longer_than_the_context_is_refused(engine, caption) -> None:
 
 def test_memory_is_estimated_for_the_window_and_for_what_is_streamed_together(engine, model, caption, monkeypatch) -> None:
     requests = [Request(caption(4), ImageAnswer(), 0, index) for index in range(3)]
-    one, wide = (request_bytes(model.config, torch.float32, 1, 6 + 12, window) / USABLE for window in (1, 12))
+    one, wide = (request_bytes(model.config, torch.float32, 1, 6, 12, window) for window in (1, 12))
+    beside = prefill_bytes(model.config, torch.float32, 3, 6)
     assert wide > 2 * one
-    monkeypatch.setattr("cm3.decode.engine.available_memory", lambda device: int(2 * one) + 1)
+    monkeypatch.setattr("cm3.decode.engine.available_memory", lambda device: int((2 * one + beside) / USABLE) + 1)
     flights = []
     monkeypatch.setattr("cm3.decode.engine.Flight", lambda plan, *rest: flights.append(len(plan.requests)) or Flight(plan, *rest))
     assert len(engine.generate(requests)) == 3
@@ -223,6 +227,45 @@ def test_memory_is_estimated_for_the_window_and_for_what_is_streamed_together(en
     assert list(engine.stream(requests[:2]))
     with pytest.raises(UsageError, match="of all answers need .* ask for fewer or shorter"):
         list(engine.stream(requests))
+
+
+_GROWTH = """
+import resource
+
+import numpy as np
+
+from cm3.decode import DecodingEngine, ImageAnswer, Prompt, Request, Sampling
+from cm3.decode.flight import Plan
+from cm3.decode.strategies.plain import Plain
+from cm3.model import create_model, preset
+from cm3.tokens import Vocab
+
+vocab = Vocab(text_size=30, codebook_size=24, grid_shape=(3, 4), num_masks=4)
+shape = {"hidden_size": 128, "num_hidden_layers": 8, "max_position_embeddings": 1024}
+engine = DecodingEngine(create_model(preset("tiny", vocab_size=vocab.size, **shape), 0), vocab)
+
+
+def asked(count, length):
+    ids = np.random.default_rng(0).integers(vocab.text_start, vocab.text_stop, (count, length))
+    return [Request(Prompt(vocab, row, np.zeros(length, np.int64)), ImageAnswer()) for row in ids]
+
+
+def peak():
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+engine.generate(asked(1, 4))
+before, requests = peak(), asked(24, 600)
+engine.generate(requests)
+print(peak() - before, sum(engine._needed(Plan.of(requests, Plain(), Sampling()), 1)))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux alone")
+def test_the_estimate_counts_the_prefill_of_long_prompts() -> None:
+    said = subprocess.run([sys.executable, "-c", _GROWTH], capture_output=True, text=True, check=True).stdout
+    grown, estimated = (int(number) for number in said.split())
+    assert estimated / 1.5 < grown < 1.5 * estimated
 
 
 def test_unsupported_attention_is_refused(model, vocab) -> None:
