@@ -63,8 +63,10 @@ def region_cells(
     Raises `UsageError` unless exactly one of them is given, and for a box outside the picture; `InputError` for a region
     that touches nothing or everything.
     """
-    if (mask is None) == (box is None):
-        raise UsageError("infilling needs one region: give either a mask or a box, not both")
+    if mask is None and box is None:
+        raise UsageError("infilling needs a region: give either a mask or a box")
+    if mask is not None and box is not None:
+        raise UsageError("infilling takes one region and was given both a mask and a box; leave one of them out")
     size = image.load().size
     if box is None:
         marked = image_mask(mask, size)  # type: ignore[arg-type]

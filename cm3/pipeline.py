@@ -7,7 +7,6 @@ Everything random of picture i is fixed by the pair (seed, i), so picture 0 of f
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -54,7 +53,7 @@ from cm3.documents.images import decode_image
 from cm3.gaps import GAP, Boxes, filled_text, picture_codes, region_cells, text_with_gaps
 from cm3.model import CM3ForCausalLM
 from cm3.model_folder import Parts, assemble_model_folder, open_model_folder
-from cm3.sequences.augmentation import augment
+from cm3.neighbors import behind_neighbors
 from cm3.tokens.document_tokenizer import DocumentTokenizer
 from cm3.tokens.messages import Message, required_text, turns_of
 from cm3.tokens.tokenized import SpanKind, TokenizedDocument
@@ -176,7 +175,9 @@ class CM3Pipeline:
     def imagine(self, n: int = 1, seed: int = 0, limit: int = TEXT_LIMIT, **options: Any) -> list[Document]:
         """`n` documents of anything: a text of at most `limit` tokens and its picture, drawn together."""
         require_positive(n=n)
-        requests = [Request(document_start(self.vocab), PairAnswer(limit), seed, index) for index in range(n)]
+        start = document_start(self.vocab)
+        answer = PairAnswer(self._fitting(start, limit, behind=1 + self.vocab.num_image_tokens))
+        requests = [Request(start, answer, seed, index) for index in range(n)]
         documents = []
         for index, generation in enumerate(self.decode(requests, options, DRAWING)):
             text, picture, *_ = pieces_of(generation, self.vocab, self.tokenizer.text)
@@ -356,21 +357,12 @@ class CM3Pipeline:
         room = self.model.config.max_position_embeddings - reserve
         if retrieve == 0 or len(document) > room:
             return continuation(document, self.vocab)
-        neighbors = [self.tokenizer.encode(found) for found in self._neighbors(turns, retrieve)]
-        joined = augment(document, neighbors, self.vocab, room)
-        segments = len(joined.spans) - len(document.spans)
-        if segments < sum(len(neighbor.spans) for neighbor in neighbors):
-            warnings.warn(
-                f"of {len(neighbors)} retrieved documents not all fit beside the prompt and its answer into the model's context "
-                f"of {room + reserve} tokens; those that do not were left out whole",
-                stacklevel=4,
-            )
-        return continuation(joined, self.vocab, segments)
+        return behind_neighbors(document, self._neighbors(turns, retrieve), self.tokenizer, room)
 
-    def _fitting(self, prompt: Prompt, limit: int) -> int:
-        """`limit`, or what is left of the context (at least 1: decoding says that nothing fits)."""
+    def _fitting(self, prompt: Prompt, limit: int, behind: int = 0) -> int:
+        """`limit`, or what is left of the context before `behind` more (at least 1: decoding says that nothing fits)."""
         require_positive(limit=limit)
-        return max(1, min(limit, self.model.config.max_position_embeddings - len(prompt.token_ids)))
+        return max(1, min(limit, self.model.config.max_position_embeddings - len(prompt.token_ids) - behind))
 
     def _neighbors(self, turns: Sequence[Turn], count: int) -> list[Document]:
         """What the memory holds nearest to the picture of the request, or to its words when there is no picture."""

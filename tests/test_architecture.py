@@ -29,7 +29,8 @@ ALL_STAGES = {
     "cm3.decode",
     "cm3.convert",
 }
-PIPELINE = {"cm3.pipeline", "cm3.model_folder", "cm3.tokenize", "cm3.gaps", "cm3.choosing", "cm3.model_conversion"}
+JOINING = {"cm3.model_folder", "cm3.gaps", "cm3.neighbors", "cm3.choosing"}
+PIPELINE = JOINING | {"cm3.pipeline", "cm3.tokenize", "cm3.model_conversion"}
 
 # unit → what it may import at module level; a unit is the longest prefix of a module's name that stands here
 ALLOWED: dict[str, set[str]] = {
@@ -50,8 +51,9 @@ ALLOWED: dict[str, set[str]] = {
     "cm3.model_conversion": ALL_STAGES | {"cm3.model_folder"},
     "cm3.tokenize": ALL_STAGES,
     "cm3.gaps": ALL_STAGES,
+    "cm3.neighbors": ALL_STAGES,
     "cm3.choosing": ALL_STAGES,
-    "cm3.pipeline": ALL_STAGES | {"cm3.model_folder", "cm3.gaps", "cm3.choosing"},
+    "cm3.pipeline": ALL_STAGES | JOINING,
     "cm3.samples": ALL_STAGES,
     "sft": ALL_STAGES | PIPELINE,
     "cm3.quickstart": ALL_STAGES | PIPELINE | {"sft"},

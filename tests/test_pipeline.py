@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from cm3.core.errors import InputError, UsageError
-from cm3.decode import Done, ImagePiece, TextPiece
+from cm3.decode import Done, ImagePiece, Request, TextAnswer, TextPiece
 from cm3.documents.document import Document, ImageSegment, Neighbor, TextSegment
 from cm3.model.presets import create_model, preset
 from cm3.model_folder import Parts
@@ -275,6 +275,7 @@ def test_texts_and_pairs_of_anything(pipe, asked):
     texts = pipe.write(n=3, seed=1, temperature=1.0)
     assert len(texts) == 3
     assert asked[0].prompt.token_ids.tolist() == [pipe.vocab.bos_id]
+    assert pipe.imagine(seed=1, limit=5000)[0].images  # the text ends where the picture must begin
     for document in pipe.imagine(n=2, seed=1, limit=6):
         assert isinstance(document.segments[0], TextSegment)
         assert document.images[0].load().size == (24, 24)
@@ -337,6 +338,20 @@ def test_neighbors_that_do_not_fit_are_dropped_whole(pipe, image, asked, monkeyp
     assert pipe.tokenizer.text.decode(asked[0].prompt.token_ids[1 : asked[0].prompt.context_stop - 1]) == "a blue square"
 
 
+def test_no_more_documents_are_encoded_than_can_fit(pipe, image, asked, monkeypatch):
+    memory = Memory(image)
+    memory.documents *= 500
+    encoded, encode = [], pipe.tokenizer.encode
+    monkeypatch.setitem(pipe.__dict__, "memory", memory)
+    monkeypatch.setattr(pipe.tokenizer, "encode", lambda document: encoded.append(document) or encode(document))
+    with pytest.warns(UserWarning, match="of 1000 retrieved documents"):
+        pipe.generate("a red circle", retrieve=1000)
+    assert len(asked[0].prompt.token_ids) > 160 - 9 - 10  # the context is full
+    assert len(encoded) < 160
+    with pytest.raises(InputError, match="; use fewer retrieved documents or ask"):
+        pipe.engine.generate([Request(asked[0].prompt, TextAnswer(100))])
+
+
 def test_stream_gives_whole_pieces_and_then_done(pipe, image):
     document = Document("d", (TextSegment("a red circle"), ImageSegment(image=image)))
     pieces = list(pipe.stream(document, seed=2, limit=80, max_images=2, temperature=1.0))
@@ -373,8 +388,9 @@ def test_what_is_saved_draws_the_same(pipe, tmp_path):
         (lambda pipe, image: pipe.ask(image, ""), InputError, "question is empty"),
         (lambda pipe, image: pipe.edit(image, ""), InputError, "instruction is empty"),
         (lambda pipe, image: pipe.generate("half a \ud800"), InputError, "Unicode"),
-        (lambda pipe, image: pipe.generate("a red circle " * 90), InputError, "context"),
+        (lambda pipe, image: pipe.generate("a red circle " * 90), InputError, "; shorten the prompt or ask"),
         (lambda pipe, image: pipe.generate("a", n=0), UsageError, "n must be at least 1"),
+        (lambda pipe, image: pipe.generate("a", n=1.5), UsageError, "n must be a whole number, got 1.5"),
         (lambda pipe, image: pipe.write(n=-1), UsageError, "n must be at least 1, got -1"),
         (lambda pipe, image: pipe.write(limit=0), UsageError, "limit must be at least 1, got 0"),
         (lambda pipe, image: pipe.imagine(n=-1), UsageError, "n must be at least 1, got -1"),
@@ -384,7 +400,9 @@ def test_what_is_saved_draws_the_same(pipe, tmp_path):
         (lambda pipe, image: pipe.generate("a", retrieve=1), UsageError, "memory/"),
         (lambda pipe, image: pipe.caption("nowhere.png"), InputError, "no picture at"),
         (lambda pipe, image: pipe.caption(b"not an image"), InputError, "no picture"),
-        (lambda pipe, image: pipe.infill(image), UsageError, "either a mask or a box"),
+        (lambda pipe, image: pipe.infill(image), UsageError, "needs a region: give either a mask or a box"),
+        (lambda pipe, image: pipe.infill(image, np.ones((24, 24)), box=(0, 0, 8, 8)), UsageError, "given both a mask and a box"),
+        (lambda pipe, image: pipe.infill(image.resize((48, 24)), box=(0, 0, 8, 8)), InputError, "region marks nothing.*cut off"),
         (lambda pipe, image: pipe.infill(image, box=(0, 0, 25, 8)), UsageError, "does not lie inside"),
         (lambda pipe, image: pipe.infill(image, box=(8, 0, 8, 8)), UsageError, "does not lie inside"),
         (lambda pipe, image: pipe.infill(image, box=(0, 0, 8)), UsageError, "3 numbers"),

@@ -126,9 +126,10 @@ class DecodingEngine:
         for request, streams in zip(plan.requests, plan.streams):
             prompt, answer = max(len(stream.token_ids) for stream in streams), request.answer.max_tokens(self._vocab)
             if prompt + answer > limit:
+                fewer = "use fewer retrieved documents" if request.prompt.context_stop > 1 else "shorten the prompt"
                 raise InputError(
                     f"the prompt of {prompt} tokens and an answer of up to {answer} do not fit the model's context of {limit}; "
-                    "shorten the prompt, use fewer retrieved documents or a smaller limit"
+                    f"{fewer} or ask for a shorter answer"
                 )
 
 

@@ -25,6 +25,8 @@ from cm3.decode.strategies import STRATEGIES
 from cm3.model import CM3Config
 from cm3.tokens import Vocab
 
+_SHORT = {"scale": "guidance", "image_scale": "image_guidance"}  # field of the strategy: what it is called here
+
 
 class DecodingOptions(RunConfig):
     """How an answer is drawn.
@@ -49,8 +51,7 @@ class DecodingOptions(RunConfig):
 
     def make_strategy(self) -> DecodingStrategy:
         """The strategy. Raises `UsageError` for a name or an option that it does not have."""
-        scales = {"scale": self.guidance, "image_scale": self.image_guidance}
-        given = {name: value for name, value in scales.items() if value is not None}
+        given = {name: value for name, short in _SHORT.items() if (value := getattr(self, short)) is not None}
         name = self.strategy or ("guidance" if given else "plain")
         kind = STRATEGIES.get(name)
         if not (isinstance(kind, type) and is_dataclass(kind)):
@@ -63,6 +64,8 @@ class DecodingOptions(RunConfig):
                 f"strategy {name!r} does not take guidance; leave it out, or give fields of the strategy ({shown}) "
                 "as strategy_options (--option name=value)"
             )
+        if twice := [short for name, short in _SHORT.items() if name in given and name in self.strategy_options]:
+            raise UsageError(f"{twice[0]} is given twice, by its name and among the strategy options; give one of them")
         if unknown := [option for option in options if option not in known]:
             raise UsageError(f"strategy {name!r} does not take the option {unknown[0]!r}; it takes {shown}")
         return _checked(kind, name, options)

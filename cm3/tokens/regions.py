@@ -66,7 +66,10 @@ def mask_cells(mask: np.ndarray, tokenizer: ImageTokenizer) -> np.ndarray:
     filled = (pixels < TOUCHED).reshape(rows, pixels.shape[0] // rows, columns, pixels.shape[1] // columns)
     cells: np.ndarray = filled.any(dim=3).any(dim=1).cpu().numpy()
     if not cells.any():
-        raise InputError("the mask marks nothing of the picture that the model sees; mark at least one pixel inside it")
+        raise InputError(
+            "the region marks nothing of the picture as the model sees it, cut and scaled to "
+            f"{tokenizer.image_size}×{tokenizer.image_size} pixels; mark more, inside of what is not cut off"
+        )
     return cells
 
 

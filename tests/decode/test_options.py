@@ -41,6 +41,8 @@ def test_sampling():
         ({"strategy": "contrastive", "image_guidance": 2.0}, "does not take guidance"),
         ({"strategy": "mixed", "image_guidance": 2.0}, "does not take the option 'image_scale'"),
         ({"strategy": "guidance", "strategy_options": {"alpha": 1}}, "does not take"),
+        ({"guidance": 2.0, "strategy_options": {"scale": 2.0}}, "guidance is given twice"),
+        ({"image_guidance": 2.0, "strategy_options": {"image_scale": 2.0}}, "image_guidance is given twice"),
         ({"guidance": -1.0}, "at least 0"),
     ],
 )

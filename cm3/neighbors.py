@@ -1,0 +1,46 @@
+"""Retrieved documents before a prompt: as many as fit, nearest first, each of them whole.
+
+documents, nearest first → cm3.tokens → `augment` of cm3.sequences → prompt
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+from cm3.decode import Prompt, continuation
+from cm3.documents.document import Document, ImageSegment
+from cm3.sequences.augmentation import augment
+from cm3.tokens.document_tokenizer import DocumentTokenizer
+from cm3.tokens.tokenized import TokenizedDocument
+
+
+def behind_neighbors(document: TokenizedDocument, found: Sequence[Document], tokenizer: DocumentTokenizer, most: int) -> Prompt:
+    """The prompt `document` behind those of `found` with which it has at most `most` tokens.
+
+    One that does not fit is left out whole, the next one is tried, and a warning says so. What cannot fit is not encoded, so
+    that asking for more than the context holds costs little.
+    """
+    kept: list[TokenizedDocument] = []
+    room = most - len(document)
+    for neighbor in found:
+        if _fewest_tokens(neighbor, tokenizer) <= room:
+            encoded = tokenizer.encode(neighbor)
+            added = len(encoded) - 1  # its <bos> and <eos> go, a <break> comes
+            if added <= room:
+                kept.append(encoded)
+                room -= added
+    if len(kept) < len(found):
+        warnings.warn(
+            f"of {len(found)} retrieved documents {len(kept)} fit beside the prompt and its answer into the model's context; "
+            "the others were left out whole",
+            stacklevel=5,
+        )
+    joined = augment(document, kept, tokenizer.vocab, most)
+    return continuation(joined, tokenizer.vocab, len(joined.spans) - len(document.spans))
+
+
+def _fewest_tokens(document: Document, tokenizer: DocumentTokenizer) -> int:
+    """How many tokens `document` adds at least: a picture all of its codes, a text one, and each a delimiter."""
+    pictures = sum(isinstance(segment, ImageSegment) for segment in document.segments)
+    return pictures * (tokenizer.vocab.num_image_tokens - 1) + 2 * len(document.segments)
