@@ -6,13 +6,15 @@ as a caption of their codes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from cm3.core.counts import require_positive
+from cm3.core.errors import UsageError
 from cm3.core.protocols import Reranker
 from cm3.decode import Ranking, answer_log_prob, rank, rank_by_reranker
 from cm3.documents.document import ImageSegment, TextSegment
@@ -33,6 +35,45 @@ class DrawnPicture:
     seed: tuple[int, int]
     score: float | None = None
     candidates: tuple[DrawnPicture, ...] = ()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How many pictures are asked for, and of how many candidates each is the best.
+
+    n: pictures; best_of: candidates of each, candidate j of picture i is drawn with (seed, i · best_of + j); rerank: who
+    judges: "encoder" (CLIP), "likelihood" (how well the model itself says the words of the request), or a `Reranker`. Raises
+    `UsageError` for anything else.
+    """
+
+    n: int = 1
+    best_of: int = 1
+    rerank: str | Reranker = "encoder"
+
+    def __post_init__(self) -> None:
+        require_positive(n=self.n, best_of=self.best_of)
+        if not (self.rerank in ("encoder", "likelihood") or isinstance(self.rerank, Reranker)):
+            raise UsageError(f"rerank is {self.rerank!r}; expected 'encoder', 'likelihood' or a Reranker")
+
+    @classmethod
+    def among(cls, options: Mapping[str, Any]) -> tuple[Choice, dict[str, Any]]:
+        """The choice that `options` hold, and the other options."""
+        names = {field.name for field in fields(cls)}
+        return (
+            cls(**{name: value for name, value in options.items() if name in names}),
+            {name: value for name, value in options.items() if name not in names},
+        )
+
+    @property
+    def candidates(self) -> int:
+        """How many pictures are drawn."""
+        return self.n * self.best_of
+
+
+def require_one(options: Mapping[str, Any]) -> None:
+    """Raise `UsageError` where several pictures are asked of a call that gives one."""
+    if options.get("n", 1) != 1:
+        raise UsageError(f"n is {options['n']} in a call that gives one picture; ask draw_edits or draw_infills for several")
 
 
 Judge = Callable[[str, Sequence[DrawnPicture]], Ranking]

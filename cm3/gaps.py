@@ -14,6 +14,7 @@ from PIL import Image
 
 from cm3.core.errors import InputError, UsageError
 from cm3.core.protocols import ImageTokenizer
+from cm3.decode import fill
 from cm3.documents.document import ImageSegment
 from cm3.sequences.masking import mask_spans, restore
 from cm3.tokens.document_tokenizer import DocumentTokenizer
@@ -82,6 +83,14 @@ def picture_codes(masked_ids: np.ndarray, vocab: Vocab) -> np.ndarray:
     """The codes (h, w) of the one picture of a masked sequence (T,), its spans put back in their places."""
     ids = restore(masked_ids, vocab)
     return vocab.codes(ids[vocab.is_image(ids)]).reshape(vocab.grid_shape)
+
+
+def region_codes(cells: np.ndarray, masked: TokenizedDocument, answer_ids: np.ndarray, vocab: Vocab) -> np.ndarray:
+    """The codes (h, w) of a picture in which `answer_ids` fill `cells` (h, w) bool, by the masked sequence made of them.
+
+    A region of more runs than there are sentinels was closed up; what that added is put back as it was.
+    """
+    return np.where(cells, picture_codes(fill(masked, answer_ids, vocab), vocab), picture_codes(masked.token_ids, vocab))
 
 
 def _boxes(box: Boxes) -> list[Sequence[int]]:

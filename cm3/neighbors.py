@@ -8,11 +8,20 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 
+from cm3.core.protocols import Retriever
 from cm3.decode import Prompt, continuation
 from cm3.documents.document import Document, ImageSegment
 from cm3.sequences.augmentation import augment
 from cm3.tokens.document_tokenizer import DocumentTokenizer
 from cm3.tokens.tokenized import TokenizedDocument
+from cm3.tokens.turns import Turn
+
+
+def nearest(memory: Retriever, turns: Sequence[Turn], count: int) -> list[Document]:
+    """What `memory` holds nearest to the picture of a request, or to its words when there is no picture."""
+    asked = Document("request", tuple(segment for turn in turns for segment in turn.segments))
+    query = {"image": asked.images[0].load()} if asked.images else {"text": asked.text}
+    return [found.document for found in memory.search(**query, k=count)]
 
 
 def behind_neighbors(document: TokenizedDocument, found: Sequence[Document], tokenizer: DocumentTokenizer, most: int) -> Prompt:

@@ -7,7 +7,7 @@ Everything random of picture i is fixed by the pair (seed, i), so picture 0 of f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from PIL import Image
 
 import retrieval
 from cm3 import choosing
-from cm3.choosing import DrawnPicture
+from cm3.choosing import Choice, DrawnPicture
 from cm3.core.counts import require_positive
 from cm3.core.errors import UsageError
 from cm3.core.protocols import ImageTokenizer, Reranker, Retriever
@@ -39,7 +39,6 @@ from cm3.decode import (
     codes_of,
     continuation,
     document_start,
-    fill,
     infilling,
     pieces_of,
     unconditional_image,
@@ -50,22 +49,23 @@ from cm3.decode.options import DecodingOptions, chosen_options, warn_if_unmasked
 from cm3.decode.pieces import PieceAssembler
 from cm3.documents.document import Document, ImageSegment
 from cm3.documents.images import decode_image
-from cm3.gaps import GAP, Boxes, filled_text, picture_codes, region_cells, text_with_gaps
+from cm3.gaps import GAP, Boxes, filled_text, region_cells, region_codes, text_with_gaps
 from cm3.model import CM3ForCausalLM
 from cm3.model_folder import Parts, assemble_model_folder, open_model_folder
-from cm3.neighbors import behind_neighbors
+from cm3.neighbors import behind_neighbors, nearest
 from cm3.tokens.document_tokenizer import DocumentTokenizer
 from cm3.tokens.messages import Message, required_text, turns_of
-from cm3.tokens.tokenized import SpanKind, TokenizedDocument
+from cm3.tokens.tokenized import SpanKind
 from cm3.tokens.turns import Turn, encode_prompt
 
 Device = torch.device | str
 Picture = Image.Image | Path | str | bytes
+Options = Mapping[str, Any] | DecodingOptions
+CodesOf = Callable[[np.ndarray], np.ndarray]
 
 DRAWING = DecodingOptions(temperature=0.7, top_p=0.9)  # Chameleon's own settings for pictures
 EXACT = DecodingOptions(temperature=0.0)  # answers, captions, edits: the most likely one
 TEXT_LIMIT = 96
-_DECODE_AT_ONCE = 32  # pictures that go through the image tokenizer together
 
 
 class CM3Pipeline:
@@ -133,25 +133,14 @@ class CM3Pipeline:
     ) -> list[DrawnPicture]:
         """`generate` with codes, seeds, scores and candidates.
 
-        best_of: each picture is the best of so many candidates; candidate j of picture i is drawn with (seed, i · best_of + j).
-        rerank: who judges: "encoder" (CLIP), "likelihood" (how well the model itself says the prompt of the candidate), or a
-        `Reranker`. retrieve: put so many documents of the memory before the prompt. Raises `InputError` for an empty or too
-        long prompt, `UsageError` for an option or a part that is not there, or for more pictures than memory holds.
+        n, best_of, rerank: see `Choice`. retrieve: put so many documents of the memory before the prompt. Raises `InputError`
+        for an empty or too long prompt, `UsageError` for an option or a part that is not there, or for too many pictures.
         """
-        require_positive(n=n, best_of=best_of)
-        if best_of > 1 and prompt is None:
-            raise UsageError("best_of chooses by the prompt; give a prompt, or leave best_of at 1")
-        if not (rerank in ("encoder", "likelihood") or isinstance(rerank, Reranker)):
-            raise UsageError(f"rerank is {rerank!r}; expected 'encoder', 'likelihood' or a Reranker")
-        require_picture_memory(n * best_of, self._image_tokenizer().image_size, self.vocab.num_image_tokens)
+        choice = Choice(n, best_of, rerank)
         asked = unconditional_image(self.vocab)
         if prompt is not None:
             asked = self._prompt(self._turns("text_to_image", prompt), self.vocab.num_image_tokens, "image", retrieve)
-        requests = [Request(asked, ImageAnswer(), seed, index) for index in range(n * best_of)]
-        if best_of == 1 or prompt is None:
-            return self._draw(requests, options, DRAWING)
-        judge = self._judge(rerank)  # one that is not there is missed now, not after the drawing
-        return choosing.best_of(best_of, prompt, self._draw(requests, options, DRAWING), judge)
+        return self._chosen(Request(asked, ImageAnswer(), seed), choice, prompt, options)
 
     def vary(self, image: Picture, n: int = 1, seed: int = 0, **options: Any) -> list[Image.Image]:
         """`n` other pictures of what `image` shows: it is described, and the description drawn."""
@@ -212,13 +201,22 @@ class CM3Pipeline:
         return filled_text(text, self._texts_of(generation))
 
     def edit(self, image: Picture, instruction: str, seed: int = 0, **options: Any) -> Image.Image:
-        """The picture, changed as the instruction says."""
+        """The picture, changed as the instruction says; see `draw_edits`."""
         return self.draw_edit(image, instruction, seed, **options).image
 
     def draw_edit(self, image: Picture, instruction: str, seed: int = 0, **options: Any) -> DrawnPicture:
-        """`edit` with codes and seed."""
+        """`edit` with codes, seed, score and candidates."""
+        choosing.require_one(options)
+        return self.draw_edits(image, instruction, seed, **options)[0]
+
+    def draw_edits(self, image: Picture, instruction: str, seed: int = 0, **options: Any) -> list[DrawnPicture]:
+        """Pictures, changed as the instruction says, by which candidates are judged.
+
+        options: also those of `Choice`. A single picture without a choice is the likeliest one, others are drawn as by `draw`.
+        """
+        choice, manner = _choice(options)
         prompt = self._prompt(self._turns("editing", instruction, image), self.vocab.num_image_tokens, "image")
-        return self._draw([Request(prompt, ImageAnswer(), seed)], options, EXACT)[0]
+        return self._chosen(Request(prompt, ImageAnswer(), seed), choice, instruction, manner)
 
     def infill(
         self,
@@ -229,7 +227,7 @@ class CM3Pipeline:
         seed: int = 0,
         **options: Any,
     ) -> Image.Image:
-        """The picture with a region filled in anew; see `draw_infill`."""
+        """The picture with a region filled in anew; see `draw_infills`."""
         return self.draw_infill(image, mask, prompt, box, seed, **options).image
 
     def draw_infill(
@@ -241,20 +239,34 @@ class CM3Pipeline:
         seed: int = 0,
         **options: Any,
     ) -> DrawnPicture:
-        """`infill` with codes and seed.
+        """`infill` with codes, seed, score and candidates."""
+        choosing.require_one(options)
+        return self.draw_infills(image, mask, prompt, box, seed, **options)[0]
+
+    def draw_infills(
+        self,
+        image: Picture,
+        mask: Image.Image | np.ndarray | None = None,
+        prompt: str | None = None,
+        box: Boxes | None = None,
+        seed: int = 0,
+        **options: Any,
+    ) -> list[DrawnPicture]:
+        """Pictures with a region filled in anew.
 
         The region is a `mask` of the picture's size (light or true: fill in) or a `box` (x0, y0, x1, y1) in its pixels, or
-        several boxes; every code that it touches is drawn anew, all others stay as they are. prompt: what the picture shows.
+        several boxes; every code that it touches is drawn anew, all others stay as they are. prompt: what the picture shows,
+        by which candidates are judged. options: as those of `draw_edits`.
         """
+        choice, manner = _choice(options)
         segment = self._segment(image)
         cells = region_cells(segment, self._image_tokenizer(), mask, box)
         task, caption = self.tasks["infilling"], None if prompt is None else required_text(prompt, "prompt")
         masked = task.masked(segment, cells, caption, self.tokenizer)
         asked, answer = infilling(masked, self.vocab)
-        [generation] = self.decode([Request(asked, answer, seed)], options, EXACT)
-        # a region of more runs than there are sentinels was closed up; what that added is put back
-        codes = np.where(cells, self.filled_codes(masked, generation), picture_codes(masked.token_ids, self.vocab))
-        return DrawnPicture(self.decode_codes([codes])[0], codes, (seed, 0))
+        return self._chosen(
+            Request(asked, answer, seed), choice, caption, manner, lambda ids: region_codes(cells, masked, ids, self.vocab)
+        )
 
     def chat(self, messages: Sequence[Message], seed: int = 0, limit: int = 256, **options: Any) -> dict[str, Any]:
         """The next message of a dialog: {"role": "assistant", "content": [one text or image item]}.
@@ -278,27 +290,16 @@ class CM3Pipeline:
         answer = FreeAnswer(self._fitting(prompt, limit), max_images)
         yield from self._pieces(Request(prompt, answer, seed), options)
 
-    def decode(
-        self, requests: Sequence[Request], options: Mapping[str, Any] | DecodingOptions, default: DecodingOptions = EXACT
-    ) -> list[Generation]:
+    def decode(self, requests: Sequence[Request], options: Options, default: DecodingOptions = EXACT) -> list[Generation]:
         """The answers to many requests at once; `options` replace fields of `default`."""
         chosen = chosen_options(options, default)
         strategy, sampling = chosen.make_strategy(), chosen.make_sampling()
         warn_if_unmasked(requests, strategy, sampling, self.model.config)
         return self.engine.generate(requests, strategy, sampling, window=chosen.window)
 
-    def filled_codes(self, masked: TokenizedDocument, generation: Generation) -> np.ndarray:
-        """The codes (h, w) of the masked picture with its gaps as `generation` fills them."""
-        return picture_codes(fill(masked, generation.token_ids, self.vocab), self.vocab)
-
     def decode_codes(self, codes: Sequence[np.ndarray]) -> list[Image.Image]:
         """Codes (h, w) each → pictures."""
-        tokenizer = self._image_tokenizer()
-        images: list[Image.Image] = []
-        for start in range(0, len(codes), _DECODE_AT_ONCE):
-            grids = np.stack(codes[start : start + _DECODE_AT_ONCE]).astype(np.int64)
-            images += tokenizer.postprocess(tokenizer.decode(torch.from_numpy(grids)))
-        return images
+        return self.tokenizer.pictures(codes)
 
     @cached_property
     def memory(self) -> Retriever:
@@ -327,10 +328,18 @@ class CM3Pipeline:
         pieces = pieces_of(generation, self.vocab, self.tokenizer.text)
         return [piece.text for piece in pieces if isinstance(piece, TextPiece)]
 
-    def _draw(self, requests: Sequence[Request], options: Mapping[str, Any], default: DecodingOptions) -> list[DrawnPicture]:
-        codes = [codes_of(generation, self.vocab) for generation in self.decode(requests, options, default)]
-        pictures = zip(self.decode_codes(codes), codes, requests, strict=True)
-        return [DrawnPicture(image, grid, (request.seed, request.picture)) for image, grid, request in pictures]
+    def _chosen(
+        self, request: Request, choice: Choice, said: str | None, options: Options, codes: CodesOf | None = None
+    ) -> list[DrawnPicture]:
+        """The pictures that answer `request`, chosen by what was `said`; codes: (h, w) of the ids of its answer."""
+        if choice.best_of > 1 and said is None:
+            raise UsageError("best_of chooses by the prompt; give a prompt, or leave best_of at 1")
+        require_picture_memory(choice.candidates, self._image_tokenizer().image_size, self.vocab.num_image_tokens)
+        judge = self._judge(choice.rerank) if choice.best_of > 1 else None  # one that is not there is missed before drawing
+        answers = self.decode([replace(request, picture=index) for index in range(choice.candidates)], options, DRAWING)
+        grids = [codes(answer.token_ids) if codes else codes_of(answer, self.vocab) for answer in answers]
+        drawn = [DrawnPicture(*pair, (request.seed, index)) for index, pair in enumerate(zip(self.decode_codes(grids), grids))]
+        return drawn if judge is None else choosing.best_of(choice.best_of, str(said), drawn, judge)
 
     def _judge(self, rerank: str | Reranker) -> choosing.Judge:
         if rerank == "likelihood":
@@ -357,18 +366,12 @@ class CM3Pipeline:
         room = self.model.config.max_position_embeddings - reserve
         if retrieve == 0 or len(document) > room:
             return continuation(document, self.vocab)
-        return behind_neighbors(document, self._neighbors(turns, retrieve), self.tokenizer, room)
+        return behind_neighbors(document, nearest(self.memory, turns, retrieve), self.tokenizer, room)
 
     def _fitting(self, prompt: Prompt, limit: int, behind: int = 0) -> int:
         """`limit`, or what is left of the context before `behind` more (at least 1: decoding says that nothing fits)."""
         require_positive(limit=limit)
         return max(1, min(limit, self.model.config.max_position_embeddings - len(prompt.token_ids) - behind))
-
-    def _neighbors(self, turns: Sequence[Turn], count: int) -> list[Document]:
-        """What the memory holds nearest to the picture of the request, or to its words when there is no picture."""
-        asked = Document("request", tuple(segment for turn in turns for segment in turn.segments))
-        query = {"image": asked.images[0].load()} if asked.images else {"text": asked.text}
-        return [found.document for found in self.memory.search(**query, k=count)]
 
     def _pieces(self, request: Request, options: Mapping[str, Any]) -> Iterator[Piece]:
         chosen, assembler = chosen_options(options, DRAWING), PieceAssembler(self.vocab, self.tokenizer.text)
@@ -386,6 +389,12 @@ class CM3Pipeline:
         if self.tokenizer.image_tokenizer is None:
             raise UsageError("this model has no image_tokenizer/: it takes and makes text alone; use a whole model folder")
         return self.tokenizer.image_tokenizer
+
+
+def _choice(options: Mapping[str, Any]) -> tuple[Choice, DecodingOptions]:
+    """The choice among `options` and how to draw: a picture that is the only one is the likeliest."""
+    choice, others = Choice.among(options)
+    return choice, chosen_options(others, EXACT if choice.candidates == 1 else DRAWING)
 
 
 _WORDS = {"text_to_image": "prompt", "vqa": "question", "editing": "instruction"}

@@ -20,10 +20,11 @@ from pydantic import Field
 from cm3.core.errors import InputError, UsageError
 from cm3.core.runfile import RunConfig
 from cm3.core.seeding import numpy_generator
-from cm3.decode import Generation, ImageAnswer, InfillAnswer, Prompt, Request, TextAnswer, codes_of, continuation, infilling
+from cm3.decode import Generation, ImageAnswer, InfillAnswer, Prompt, Request, TextAnswer, codes_of, continuation, fill, infilling
 from cm3.decode.grammar import Answer
 from cm3.decode.options import DecodingOptions
 from cm3.documents.document import Document, TextSegment
+from cm3.gaps import picture_codes
 from cm3.metrics.intervals import wilson_interval
 from cm3.pipeline import EXACT, TEXT_LIMIT, CM3Pipeline
 from cm3.tokens.tokenized import TokenizedDocument
@@ -196,7 +197,7 @@ def _codes(example: _Example, generation: Generation, pipe: CM3Pipeline) -> np.n
     """The codes (h, w) of the picture that was given: drawn whole, or the document's own with its gaps filled."""
     if example.masked is None:
         return codes_of(generation, pipe.vocab)
-    return pipe.filled_codes(example.masked, generation)
+    return picture_codes(fill(example.masked, generation.token_ids, pipe.vocab), pipe.vocab)
 
 
 def _guess(example: _Example, other: np.ndarray, pipe: CM3Pipeline) -> np.ndarray:

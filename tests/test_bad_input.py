@@ -151,7 +151,8 @@ def test_a_chat_with_options_out_of_range_does_not_begin(command, toy_model, opt
         (["--mask", "small.png"], ["10×10", "24×24"]),
         (["--mask", "nothing.png"], ["marks nothing"]),
         (["--mask", "all.png"], ["covers the whole picture"]),
-        (["--mask", "all.png", "--box", "0,0,8,8"], ["not both"]),
+        (["--mask", "all.png", "--box", "0,0,8,8"], ["both a mask and a box"]),
+        ([], ["needs a region"]),
     ],
 )
 def test_regions(command, toy_model, picture, tmp_path, region, words):

@@ -85,6 +85,14 @@ def test_changed_pictures(printed, toy_model, picture, tmp_path):
         assert size_of(tmp_path / found["path"]) == (24, 24)
 
 
+def test_changed_pictures_with_everything(printed, toy_model, picture, tmp_path):
+    drawing = ["-n", "2", "--best-of", "2", "--rerank", "likelihood", "--guidance", "2", "--top-k", "20", "--window", "3"]
+    for arguments in (["edit", "make it red"], ["infill", "--box", "0,0,8,24", "--prompt", "a red circle", "--min-p", "0.01"]):
+        images = printed(arguments[0], toy_model, picture, *arguments[1:], *drawing)["images"]
+        assert [len(image["candidates"]) for image in images] == [2, 2]
+        assert [size_of(tmp_path / path) for path in {image["path"] for image in images}] == [(24, 24)] * 2
+
+
 def test_chat(command, toy_model, picture, tmp_path, monkeypatch):
     said = [
         "hello",

@@ -179,6 +179,28 @@ def test_best_of_keeps_the_best_candidate_of_each_picture(pipe, monkeypatch):
     assert chosen[0].seed == pipe.draw("a red circle", best_of=3, seed=1)[0].seed
 
 
+def test_edits_and_infills_are_chosen_among_candidates(pipe, image, monkeypatch):
+    monkeypatch.setitem(pipe.__dict__, "reranker", Redness())
+    region = {"box": (8, 0, 24, 16), "prompt": "a red circle"}
+    calls = (
+        lambda **options: pipe.draw_edits(image, "a blue square", seed=4, **options),
+        lambda **options: pipe.draw_infills(image, seed=4, **region, **options),
+    )
+    for call in calls:
+        candidates, chosen = (call(guidance=2.0, temperature=1.0, **choice) for choice in ({"n": 4}, {"n": 2, "best_of": 2}))
+        assert len({drawn.codes.tobytes() for drawn in candidates}) > 1
+        reds = Redness().score("", [drawn.image for drawn in candidates]).reshape(2, 2)
+        assert [drawn.seed for drawn in chosen] == [(4, int(reds[0].argmax())), (4, 2 + int(reds[1].argmax()))]
+        assert [len(drawn.candidates) for drawn in chosen] == [2, 2]
+        assert np.array_equal(call()[0].codes, call(temperature=0.0)[0].codes)  # alone: the likeliest
+    kept = pipe.draw_infill(image, **region, best_of=3, rerank="likelihood", seed=4)
+    assert {drawn.codes[2].tobytes() for drawn in kept.candidates} == {kept.codes[2].tobytes()}  # outside of the region
+    with pytest.raises(UsageError, match="draw_edits or draw_infills"):
+        pipe.edit(image, "a blue square", n=2)
+    with pytest.raises(UsageError, match="best_of chooses by the prompt"):
+        pipe.infill(image, box=(0, 0, 8, 8), best_of=2)
+
+
 class Memory:
     """Answers every query with the same documents, nearest first."""
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cm3.commands.drawing import Count, Drawing, Temperature, given, takes_drawing
 from cm3.commands.output import AsJson, emit, warnings_said, write_picture
 from cm3.core.errors import InputError, UsageError
 from cm3.core.storage import require_writable
@@ -22,16 +23,6 @@ Model = Annotated[Path, typer.Argument(help="A model folder (`cm3 quickstart` wr
 Picture = Annotated[Path, typer.Argument(help="A picture: PNG, JPEG, WebP, GIF or BMP.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed; the same seed draws the same.")]
 Out = Annotated[Path, typer.Option(help="Folder for the pictures.")]
-Strategy = Annotated[str | None, typer.Option(help="Decoding strategy (`cm3 list strategies`).")]
-Guidance = Annotated[float | None, typer.Option(help="Classifier-free guidance scale; 1 is none.")]
-Temperature = Annotated[float | None, typer.Option(help="Above 0; 0 takes the most likely code, always.")]
-TopP = Annotated[float | None, typer.Option(help="Keep the likeliest codes that make up this probability.")]
-TopK = Annotated[int | None, typer.Option(help="Keep this many of the likeliest codes; 0 keeps all.")]
-MinP = Annotated[float | None, typer.Option(help="Keep codes at least this share as likely as the likeliest; 0 keeps all.")]
-RepetitionPenalty = Annotated[float | None, typer.Option(help="Above 1, codes that were drawn before become less likely.")]
-Window = Annotated[
-    int | None, typer.Option(min=1, help="Try so many tokens of a picture per step: fewer steps, the same picture.")
-]
 Infill = Annotated[
     bool,
     typer.Option(
@@ -40,29 +31,15 @@ Infill = Annotated[
     ),
 ]
 Int8 = Annotated[bool, typer.Option("--int8", help="Round the weights to 8 bits: lossy, a seed may draw another picture.")]
-Option = Annotated[list[str] | None, typer.Option("--option", help="A field of the strategy, as name=value; repeatable.")]
 
 
+@takes_drawing
 def generate(
     model: Model,
     prompt: Annotated[str, typer.Argument(help="What to draw, in words.")],
-    n: Annotated[int, typer.Option("-n", min=1, help="How many pictures.")] = 4,
-    best_of: Annotated[
-        int, typer.Option(min=1, help="Draw so many candidates for each and keep what the encoder likes best.")
-    ] = 1,
-    rerank: Annotated[
-        str, typer.Option(help="Who judges candidates: encoder (CLIP), or likelihood (the model itself).")
-    ] = "encoder",
+    drawing: Drawing,
+    n: Count = 4,
     retrieve: Annotated[int, typer.Option(min=0, help="Put so many documents of the memory before the prompt.")] = 0,
-    strategy: Strategy = None,
-    guidance: Guidance = None,
-    temperature: Temperature = None,
-    top_p: TopP = None,
-    top_k: TopK = None,
-    min_p: MinP = None,
-    repetition_penalty: RepetitionPenalty = None,
-    window: Window = None,
-    option: Option = None,
     int8: Int8 = False,
     seed: Seed = 0,
     out: Out = Path("pictures"),
@@ -73,18 +50,15 @@ def generate(
     With --best-of, every candidate's seed and score are printed by --json. The same seed draws the same picture, alone or among
     others, whatever --window is.
     """
-    named = {"strategy": strategy, "guidance": guidance, "temperature": temperature, "top_p": top_p, "top_k": top_k}
-    options = _given({**named, "min_p": min_p, "repetition_penalty": repetition_penalty, "window": window})
-    if option:
-        options["strategy_options"] = dict(_field(text) for text in option)
+    options = drawing.options()
     require_writable(out)  # before the work, not after it
     pipe = _open(model, int8)
     started = time.perf_counter()
     with warnings_said():
-        drawn = pipe.draw(prompt, n, best_of, seed, retrieve, rerank, **options)
+        drawn = pipe.draw(prompt, n, seed=seed, retrieve=retrieve, **options)
     seconds = time.perf_counter() - started
     images = [_written(picture, out / f"{seed}-{index}.png") for index, picture in enumerate(drawn)]
-    tokens = n * best_of * pipe.vocab.num_image_tokens
+    tokens = n * drawing.best_of * pipe.vocab.num_image_tokens
     value = {"images": images, "seconds": round(seconds, 3), "tokens_per_s": round(tokens / seconds, 1)}
     emit(value, "\n".join(entry["path"] for entry in images), as_json)
 
@@ -100,7 +74,7 @@ def caption(
     """Describe pictures in words."""
     pictures = [_picture(image) for image in images]
     pipe = _open(model)
-    options = _given({"temperature": temperature})
+    options = given({"temperature": temperature})
     texts = [pipe.caption(picture, seed=seed, infill=infill, **options) for picture in pictures]
     if as_json and len(images) > 1:
         emit([{"image": str(image), "text": text} for image, text in zip(images, texts)], "", as_json)
@@ -127,47 +101,64 @@ def ask(
     emit({"text": text}, text, as_json)
 
 
+@takes_drawing
 def edit(
     model: Model,
     image: Picture,
     instruction: Annotated[str, typer.Argument(help="What to change, in words.")],
-    guidance: Guidance = None,
+    drawing: Drawing,
+    n: Count = 1,
     image_guidance: Annotated[float | None, typer.Option(help="Guidance scale towards the given picture.")] = None,
     seed: Seed = 0,
     out: Out = Path("pictures"),
     as_json: AsJson = False,
 ) -> None:
-    """Change a picture as INSTRUCTION says."""
-    options = _given({"guidance": guidance, "image_guidance": image_guidance})
+    """Change a picture as INSTRUCTION says.
+
+    A single picture is the likeliest one; several, and the candidates of --best-of, are drawn at random, by --temperature.
+    """
+    options = {**drawing.options(), **given({"image_guidance": image_guidance})}
     require_writable(out)
     picture = _picture(image)
     with warnings_said():
-        drawn = _open(model).draw_edit(picture, instruction, seed, **options)
-    entry = _written(drawn, out / f"{image.stem}-edit-{seed}.png")
-    emit({"path": entry["path"], "codes": entry["codes"]}, entry["path"], as_json)
+        drawn = _open(model).draw_edits(picture, instruction, seed, n=n, **options)
+    _emit_changed(drawn, out / f"{image.stem}-edit-{seed}.png", as_json)
 
 
+@takes_drawing
 def infill(
     model: Model,
     image: Picture,
+    drawing: Drawing,
     box: Annotated[
         list[str] | None, typer.Option(help="A region as x0,y0,x1,y1 in pixels of the picture; repeat it for several.")
     ] = None,
     mask: Annotated[Path | None, typer.Option(help="The region as a picture of the same size: light is filled in.")] = None,
     prompt: Annotated[str | None, typer.Option(help="What the whole picture shows, in words.")] = None,
-    temperature: Temperature = None,
+    n: Count = 1,
     seed: Seed = 0,
     out: Out = Path("pictures"),
     as_json: AsJson = False,
 ) -> None:
-    """Fill a region of a picture in anew; everything outside of it keeps its codes."""
-    region = [_box(text) for text in box] if box else None
-    options = _given({"temperature": temperature})
+    """Fill a region of a picture in anew; everything outside of it keeps its codes.
+
+    A single picture is the likeliest one; several, and the candidates of --best-of, are drawn at random, by --temperature.
+    """
+    region, options = [_box(text) for text in box] if box else None, drawing.options()
     require_writable(out)
     picture, marked = _picture(image), None if mask is None else _picture(mask)
-    drawn = _open(model).draw_infill(picture, marked, prompt, region, seed, **options)
-    entry = _written(drawn, out / f"{image.stem}-infill-{seed}.png")
-    emit({"path": entry["path"], "codes": entry["codes"]}, entry["path"], as_json)
+    with warnings_said():
+        drawn = _open(model).draw_infills(picture, marked, prompt, region, seed, n=n, **options)
+    _emit_changed(drawn, out / f"{image.stem}-infill-{seed}.png", as_json)
+
+
+def _emit_changed(drawn: Sequence[DrawnPicture], path: Path, as_json: bool) -> None:
+    """Write one picture to `path`, several beside it with their numbers; a choice among candidates is told as by `generate`."""
+    paths = [path, *(path.with_stem(f"{path.stem}-{number}") for number in range(1, len(drawn)))]
+    entries = [_written(picture, place) for picture, place in zip(drawn, paths)]
+    single = len(entries) == 1 and not drawn[0].candidates
+    value = {name: entries[0][name] for name in ("path", "codes")} if single else {"images": entries}
+    emit(value, "\n".join(entry["path"] for entry in entries), as_json)
 
 
 def _open(model: Path, int8: bool = False) -> CM3Pipeline:
@@ -195,21 +186,6 @@ def _box(text: str) -> tuple[int, ...]:
     if len(corners) != 4:
         raise UsageError(f"--box is {text!r}, expected four whole numbers x0,y0,x1,y1")
     return corners
-
-
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that were given; those that were not keep the pipeline's defaults."""
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _field(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise UsageError(f"--option {text!r} has no '='; write it as name=value")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
 
 
 def _written(drawn: DrawnPicture, path: Path) -> dict[str, Any]:

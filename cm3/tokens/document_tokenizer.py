@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from cm3.tokens.layout import split, split_leniently
 from cm3.tokens.text import BPETextTokenizer, require_encodable
 from cm3.tokens.tokenized import TokenizedDocument, assemble
 from cm3.tokens.vocab import SpanKind, Vocab
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 LAYOUT_FILE = "token_layout.json"
 IMAGE_BATCH = 64  # pictures per call of the image tokenizer: bounds memory, not the result
@@ -93,6 +97,18 @@ class DocumentTokenizer:
         segments = [self._decode_piece(piece) for piece in pieces]
         return Document(id, tuple(self._with_images(segments) if images else segments))
 
+    def pictures(self, codes: Sequence[np.ndarray]) -> list[Image]:
+        """Codes (h, w) each → pictures, in batches. Raises `UsageError` without an image tokenizer."""
+        import torch
+
+        if self.image_tokenizer is None:
+            raise UsageError("decoding codes to pictures needs an image tokenizer; give one to DocumentTokenizer")
+        made: list[Image] = []
+        for start in range(0, len(codes), IMAGE_BATCH):
+            grids = np.stack(codes[start : start + IMAGE_BATCH]).astype(np.int64)  # (B, h, w)
+            made += self.image_tokenizer.postprocess(self.image_tokenizer.decode(torch.from_numpy(grids)))  # (B, 3, Y, X)
+        return made
+
     def save(self, folder: Path) -> None:
         """Write the text tokenizer and the id layout into `folder`; the image tokenizer is an artefact of its own."""
         self.text.save(folder)
@@ -164,15 +180,8 @@ class DocumentTokenizer:
         return TextSegment(self.text.decode(ids.tolist()))
 
     def _with_images(self, segments: list[Segment]) -> list[Segment]:
-        import torch
-
-        if self.image_tokenizer is None:
-            raise UsageError("decoding codes to pictures needs an image tokenizer; give one to DocumentTokenizer")
         codes = [segment.codes for segment in segments if isinstance(segment, ImageSegment) and segment.codes is not None]
-        if not codes:
-            return segments
-        pixels = self.image_tokenizer.decode(torch.from_numpy(np.stack(codes)))  # (B, 3, Y, X)
-        pictures = iter(self.image_tokenizer.postprocess(pixels))
+        pictures = iter(self.pictures(codes))
         return [
             ImageSegment(image=next(pictures), codes=segment.codes) if isinstance(segment, ImageSegment) else segment
             for segment in segments
