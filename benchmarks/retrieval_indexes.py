@@ -62,7 +62,7 @@ def kind_rows(kind: str, vectors: np.ndarray, queries: np.ndarray, exact: FlatIn
     peak = max(resident("VmHWM") - before, 0.1)
     build_seconds = time.process_time() - started
     asked = queries[:QUERIES]
-    recall = float(recall_shares(exact.search(asked, K)[1], index.search(asked, K)[1]).mean())
+    recall = float(recall_shares(exact.search(asked, K), index.search(asked, K)).mean())
     gate = "ok" if recall >= 0.95 else f"recall {recall:.3f} is below 0.95"
     one = [query[None] for query in asked[:100]]
     seconds = interleaved(

@@ -55,9 +55,9 @@ def index_vectors(folder: Path, vectors: np.ndarray, encoder: Encoder, config: B
 
 
 def measure_recall(index: VectorIndex, vectors: np.ndarray, queries: np.ndarray) -> Recall:
-    """Share of the exact 10 nearest of `queries` (B, E) that `index` finds; the interval is Wilson's, over queries."""
+    """Share of the exact 10 nearest of `queries` (B, E) that `index` finds (`recall_shares`); interval: Wilson, over queries."""
     k = min(RECALL_AT, len(vectors))
-    shares = recall_shares(FlatIndex(vectors).search(queries, k)[1], index.search(queries, k)[1])
+    shares = recall_shares(FlatIndex(vectors).search(queries, k), index.search(queries, k))
     value, whole = float(shares.mean()), round(float(shares.sum()))
     low, high = wilson_interval(whole, len(shares))
     return {"value": value, "low": min(low, value), "high": max(high, value), "queries": len(shares), "at": k}

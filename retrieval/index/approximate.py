@@ -146,12 +146,12 @@ class ApproximateIndex:
         Before that, compressed vectors get as many candidates to score exactly as `target` needs where all lists are scanned.
         """
         k = min(_TUNED_AT, len(self.vectors))
-        expected = FlatIndex(self.vectors).search(queries, k)[1]
+        expected = FlatIndex(self.vectors).search(queries, k)
         least, most = (1, int(self.lists.nlist)) if self.lists is not None else (_LEAST_WALK, _WIDEST_WALK)
 
         def reached(breadth: int) -> bool:
             self.breadth = breadth
-            return bool(recall_shares(expected, self.search(queries, k)[1]).mean() >= target)
+            return bool(recall_shares(expected, self.search(queries, k)).mean() >= target)
 
         while self.rerank > 1 and not reached(most) and self.rerank < _MOST_RERANK:
             self.rerank *= 2

@@ -15,6 +15,7 @@ from retrieval.index import EXACT_LIMIT, INDEXES, IndexKind, VectorIndex, approx
 from retrieval.index.faiss_files import FILE
 from retrieval.index.flat import FlatIndex, largest
 from retrieval.index.recall import recall_shares
+from retrieval.indexing import measure_recall
 
 APPROXIMATE = [name for name in INDEXES.names() if name != "flat"]
 
@@ -157,14 +158,43 @@ def test_the_estimate_is_near_the_size_of_the_file(name: str, tmp_path: Path) ->
 def test_tuning_reaches_the_target_and_looks_no_further_than_needed(name: str, unit_vectors: np.ndarray) -> None:
     index = INDEXES.get(name).build(unit_vectors, seed=3)
     queries = np.roll(unit_vectors[:200], 1, axis=1)
-    expected = FlatIndex(unit_vectors).search(queries, 10)[1]
+    expected = FlatIndex(unit_vectors).search(queries, 10)
     breadths = []
     for target in (0.6, 0.97):
         index.tune(queries, target)
-        assert recall_shares(expected, index.search(queries, 10)[1]).mean() >= target
+        assert recall_shares(expected, index.search(queries, 10)).mean() >= target
         breadths.append(index.describe()["breadth"])
     assert breadths[0] <= breadths[1]
     assert name == "hnsw" or breadths[0] < breadths[1]
+
+
+@pytest.mark.parametrize("name", APPROXIMATE)
+def test_any_of_many_equal_vectors_is_found(name: str, unit_vectors: np.ndarray) -> None:
+    """Of 20 copies of each vector an index comes upon ten others than an exact search, and is no worse for that."""
+    copied, queries = np.tile(unit_vectors[:100], (20, 1)), np.roll(unit_vectors[:200], 1, axis=1)
+    index = INDEXES.get(name).build(copied, seed=3)
+    index.tune(queries, 0.97)
+    recall = measure_recall(index, copied, queries)
+    assert recall["value"] >= 0.97
+    assert index.describe()["breadth"] < 256
+
+
+def test_recall_by_scores_counts_equals_up_to_their_places() -> None:
+    """A hit that is missed is missed, though its equals and those of the last are found; where none are equal, ids decide."""
+    rows = np.zeros((1, 4), np.int64)
+    exact = np.array([[0.9, 0.8, 0.5, 0.5]], np.float32)
+    for found, share in (
+        ([0.9, 0.8, 0.5, 0.5 - 1e-7], 1.0),
+        ([0.9, 0.5, 0.5, 0.5], 0.75),
+        ([0.9, 0.8, 0.5, 0.49], 0.75),
+        ([0.5, 0.4, -np.inf, -np.inf], 0.25),
+    ):
+        assert recall_shares((exact, rows), (np.array([found], np.float32), rows)) == pytest.approx(share)
+    rng = np.random.default_rng(0)
+    scores = rng.permutation(1000).astype(np.float32)[None] / 1000
+    order = np.argsort(-scores, axis=1)
+    want, got = order[:, :50], order[:, np.sort(rng.choice(100, 50, replace=False))]
+    assert recall_shares((scores[:, want[0]], want), (scores[:, got[0]], got)) == pytest.approx(np.isin(want, got).mean())
 
 
 def test_an_unknown_kind_is_a_usage_error() -> None:
