@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 import torch.distributed
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from retrieval.contrastive import Candidates
 
@@ -21,7 +21,25 @@ def gather_candidates(images: Tensor, texts: Tensor, keys: Tensor) -> tuple[Cand
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return Candidates(images, texts, 0), keys
-    all_keys = [torch.empty_like(keys) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(all_keys, keys)
     first = torch.distributed.get_rank() * len(images)
-    return Candidates(torch.cat(all_gather(images)), torch.cat(all_gather(texts)), first), torch.cat(all_keys)
+    return Candidates(_Gathered.apply(images), _Gathered.apply(texts), first), _Gathered.apply(keys)
+
+
+class _Gathered(torch.autograd.Function):
+    """Rows (B, …) of this process → those of all (G, …). Backwards a process gets what all of them want of its rows, summed.
+
+    torch has this in `torch.distributed.nn`, which is deprecated, and in private modules.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(total)
+        return total.chunk(torch.distributed.get_world_size())[torch.distributed.get_rank()]

@@ -30,6 +30,7 @@ from cm3.documents.report import ReadReport
 from cm3.documents.split import is_held_out
 from cm3.train.loop import train
 from cm3.train.optimizers import split_decay
+from cm3.train.processes import on_main_process
 from cm3.train.task import Metrics, Shard
 from retrieval.batches import LengthGroupedOrder
 from retrieval.config import TrainEncoderConfig
@@ -96,10 +97,14 @@ def train_encoder(
     clip = task.clip
     if result.ema is not None:
         clip.load_state_dict({name.removeprefix("clip."): value for name, value in result.ema["pair"].items()}, strict=False)
-    with writing(target, KIND, provenance) as folder:
-        save_encoder(clip, task.tokenizer, shape, folder)
-        write_resolved(config, folder)
-    shutil.rmtree(scratch, ignore_errors=True)
+
+    def write() -> None:
+        with writing(target, KIND, provenance) as folder:
+            save_encoder(clip, task.tokenizer, shape, folder)
+            write_resolved(config, folder)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+    on_main_process(write)
     return TrainedEncoder(target, metrics, len(training), len(held_out), pairs.passed_over, result.seconds, result.history)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 import torch
 
 import retrieval
-from cm3.core.artefact import verify
+import retrieval.training as training
+from cm3.core.artefact import verify, writing
 from cm3.core.errors import InputError, UsageError
 from cm3.core.runfile import validate
 from cm3.documents.document import Document, TextSegment
@@ -57,6 +59,27 @@ def test_the_folder_is_a_verified_artefact_and_nothing_else_is_left(
     assert trained.num_pairs + trained.num_held_out == 48
     assert trained.metrics["chance_at_1"] == pytest.approx(1 / trained.num_held_out)
     assert [entry.name for entry in tmp_path.iterdir()] == ["encoder"]
+
+
+def test_of_two_processes_one_writes(
+    pairs: list[Document],
+    tiny_shape: EncoderShape,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    on_two: Callable[[Callable[[], object]], list[int]],
+) -> None:
+    """Both return when the folder is complete, and nothing else is left."""
+
+    def counted(target: Path, *rest: Any) -> Any:
+        with open(tmp_path / "writers", "a") as file:
+            file.write(".")
+        return writing(target, *rest)
+
+    monkeypatch.setattr(training, "writing", counted)
+    settings = config(tiny_shape, train={"steps": 2, "device": "cpu", "tensorboard": False})
+    assert on_two(lambda: verify(retrieval.train_encoder(pairs, tmp_path / "encoder", settings).path, "encoder")) == [0, 0]
+    assert (tmp_path / "writers").read_text() == "."
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["encoder", "writers"]
 
 
 def test_the_same_seed_gives_the_same_encoder(pairs: list[Document], tiny_shape: EncoderShape, tmp_path: Path) -> None:
