@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from cm3.core.artefact import MANIFEST, fingerprint, require_replaceable
+from cm3.core.devices import require_device
 from cm3.core.errors import InputError, UsageError
 from cm3.core.progress import progress
 from cm3.core.storage import sibling
@@ -63,16 +64,17 @@ def build(
     An interrupted build that ran for more than half a minute is continued by the next one (see `retrieval.bank_writer`).
 
     Raises `InputError` for no documents, a double id or a document that cannot be encoded, `BudgetError` when more than 1 % of
-    the records were rejected, `UsageError` when no encoder is found or the memory limit is too small, `ArtefactError` for an
-    unusable encoder or an index below `config.min_recall`, `RunLockedError` while another process builds there, `StorageError`
-    when the disk is full; `out` is then as it was.
+    the records were rejected, `UsageError` when no encoder is found, the memory limit is too small or the device is not there,
+    `ArtefactError` for an unusable encoder or an index below `config.min_recall`, `RunLockedError` while another process builds
+    there, `StorageError` when the disk is full; `out` is then as it was.
     """
     config, out = config or BuildConfig(), Path(out)
+    require_device(config.device)
     require_replaceable(out, KIND)
     scratch = sibling(out, prefix=".", suffix=".encoder")
     try:
         folder = _encoder_folder(source, out, encoder, scratch)
-        loaded = HashingEncoder() if folder is None else load_encoder(folder)
+        loaded = HashingEncoder() if folder is None else load_encoder(folder, config.device)
         embedded = folder if config.embed_encoder or folder == scratch else None  # the trained one stands nowhere else
         plan = BankPlan(out, loaded, config, embedded, {"source": _name(source), **_stated_encoder(folder)})
         return plan.publish(lambda writer: _add_all(writer, source, report))
@@ -86,7 +88,8 @@ def add(path: Path | str, source: Source, config: BuildConfig | None = None, rep
     config: of the new index (`embed_encoder` has no effect: the bank stays as it is). Raises what `build` and `open_bank` raise.
     """
     require_replaceable(path, KIND)
-    bank, config = open_bank(path), config or BuildConfig()
+    config = config or BuildConfig()
+    bank = open_bank(path, device=config.device)
     everything = np.arange(len(bank))
 
     def fill(writer: BankWriter) -> None:
@@ -102,13 +105,14 @@ def remove(path: Path | str, ids: Iterable[str], config: BuildConfig | None = No
     Raises `InputError` for an id that is not there, or when nothing would be left, and what `open_bank` raises.
     """
     require_replaceable(path, KIND)
-    bank, named = open_bank(path), set(ids)
+    config, named = config or BuildConfig(), set(ids)
+    bank = open_bank(path, device=config.device)
     if unknown := named - bank.store.rows.keys():
         raise InputError(f"{path} holds no document {min(unknown)!r} ({len(unknown)} of {len(named)} ids are unknown)")
     rows = np.array([row for row, name in enumerate(bank.ids) if name not in named], np.int64)
     if not len(rows):
         raise InputError(f"{path} would be empty without these {len(named)} documents; delete the folder instead")
-    return derived_plan(bank, Path(path), config or BuildConfig()).publish(lambda writer: writer.take_over(bank, rows))
+    return derived_plan(bank, Path(path), config).publish(lambda writer: writer.take_over(bank, rows))
 
 
 def merge(paths: Sequence[Path | str], out: Path | str, config: BuildConfig | None = None) -> BuiltBank:
@@ -119,9 +123,10 @@ def merge(paths: Sequence[Path | str], out: Path | str, config: BuildConfig | No
     """
     if not paths:
         raise UsageError("there are no banks to merge; give at least one")
-    banks = [open_bank(path) for path in paths]
+    config = config or BuildConfig()
+    banks = [open_bank(path, device=config.device) for path in paths]
     require_replaceable(out := Path(out), KIND)
-    plan = replace(derived_plan(banks[0], out, config or BuildConfig()), provenance={"merged": len(banks)}, base=None)
+    plan = replace(derived_plan(banks[0], out, config), provenance={"merged": len(banks)}, base=None)
 
     def fill(writer: BankWriter) -> None:
         for bank in banks:
@@ -142,9 +147,10 @@ def import_clip_retrieval(
     pictures: where the paths of the table start. Raises what `read_embedded` and `build` raise.
     """
     config, out = config or BuildConfig(), Path(out)
+    require_device(config.device)
     require_replaceable(out, KIND)
     folder = None if encoder == "hashing" else encoder_folder(encoder)
-    loaded = HashingEncoder() if folder is None else load_encoder(folder)
+    loaded = HashingEncoder() if folder is None else load_encoder(folder, config.device)
     embedded = folder if config.embed_encoder else None
     plan = BankPlan(out, loaded, config, embedded, {"source": str(source), **_stated_encoder(folder)})
 

@@ -61,6 +61,7 @@ class BuildConfig(RunConfig):
     batch_size: documents encoded together. max_image_side: larger pictures are stored reduced (None: as they are).
     embed_encoder: carry a copy of the encoder; False for a bank that will lie beside its encoder, as in a model folder.
     max_documents: take only the first ones.
+    device: where the encoder runs: "cpu", "cuda", "cuda:1" …; it changes the last bits of vectors, and nothing else.
     """
 
     index: str = "auto"
@@ -72,6 +73,7 @@ class BuildConfig(RunConfig):
     max_image_side: int | None = Field(default=512, ge=8)
     embed_encoder: bool = True
     max_documents: int | None = Field(default=None, ge=1)
+    device: str = "cpu"
 
 
 class RetrieverConfig(RunConfig):

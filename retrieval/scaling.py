@@ -61,7 +61,8 @@ class ShareTask:
 
     def require_plan(self, tasks: int) -> None:
         """Write what is built by how many tasks to OUT/plan.json. Raises `UsageError` if something else was begun there."""
-        plan = {"source": self.source, "encoder": self.encoder, "tasks": tasks, **self.config.model_dump(mode="json")}
+        settings = self.config.model_dump(mode="json", exclude={"device"})  # machines may differ, and a task may move
+        plan = {"source": self.source, "encoder": self.encoder, "tasks": tasks, **settings}
         file = self.out / "plan.json"
         if not file.is_file():
             with storage_errors(self.out):

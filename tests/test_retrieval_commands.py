@@ -110,8 +110,17 @@ def test_unverified_starts_without_reading_every_byte_but_finds_what_is_missing(
 def test_a_device_that_is_not_there_is_named(command, memory):
     search = ("retrieval", "search", memory, "--text", "picture")
     assert command.works(*search, "--device", "cpu") == command.works(*search)
-    for action in (search, ("retrieval", "neighbors", memory, "data", "t"), ("retrieval", "eval", memory, "data")):
-        command.fails(2, ["no device 'cuda:99'", "take cpu"], *action, "--device", "cuda:99")
+    for action in (
+        search[1:],
+        ("neighbors", memory, "data", "t"),
+        ("eval", memory, "data"),
+        ("build", "data", "new", "--encoder", "hashing"),
+        ("add", memory, "data"),
+        ("remove", memory, "any"),
+        ("merge", memory, "--out", "new"),
+        ("import", "data", "new", "--encoder", "hashing"),
+    ):
+        command.fails(2, ["no device 'cuda:99'", "take cpu"], "retrieval", *action, "--device", "cuda:99")
 
 
 def test_a_memory_limit_says_the_estimate(command, pictures, tmp_path):

@@ -29,6 +29,8 @@ Unverified = Annotated[
 MemoryLimit = Annotated[float | None, typer.Option(min=0, help="GiB that building and searching an index may take.")]
 MinRecall = Annotated[float, typer.Option(min=0, max=1, help="Refuse an index that finds less of what an exact search finds.")]
 
+Device = Annotated[str, typer.Option(help="Where the encoder runs: cpu, cuda.")]
+
 
 def build(
     data: Data,
@@ -39,6 +41,7 @@ def build(
     index: Index = "auto",
     memory_limit: MemoryLimit = None,
     min_recall: MinRecall = 0.95,
+    device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Build a memory bank that can be searched by text, by picture, or by both.
@@ -50,7 +53,7 @@ def build(
     from cm3.documents.report import ReadReport
 
     report = ReadReport()
-    built = retrieval.build(data, out, encoder=encoder, config=_config(index, memory_limit, min_recall), report=report)
+    built = retrieval.build(data, out, encoder=encoder, config=_config(index, memory_limit, min_recall, device), report=report)
     _emit_built(built, as_json, {"rejected": report.rejected})
 
 
@@ -60,13 +63,14 @@ def add(
     index: Index = "auto",
     memory_limit: MemoryLimit = None,
     min_recall: MinRecall = 0.95,
+    device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Add documents to a memory bank, encoded by the encoder it was built with; ids that it has already are refused."""
     import retrieval
     from cm3.documents.report import ReadReport
 
-    report, config = ReadReport(), _config(index, memory_limit, min_recall)
+    report, config = ReadReport(), _config(index, memory_limit, min_recall, device)
     _emit_built(retrieval.add(memory, data, config, report), as_json, {"rejected": report.rejected, "read": report.ok})
 
 
@@ -77,6 +81,7 @@ def remove(
     index: Index = "auto",
     memory_limit: MemoryLimit = None,
     min_recall: MinRecall = 0.95,
+    device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Remove documents from a memory bank by their ids; the others keep their order."""
@@ -85,7 +90,7 @@ def remove(
     named = [*(ids or []), *(_lines(from_file) if from_file is not None else [])]
     if not named:
         raise UsageError("there are no ids to remove; name them, or give a file of them with --from-file")
-    config = _config(index, memory_limit, min_recall)
+    config = _config(index, memory_limit, min_recall, device)
     _emit_built(retrieval.remove(memory, named, config), as_json, {"removed": len(set(named))})
 
 
@@ -95,12 +100,15 @@ def merge(
     index: Index = "auto",
     memory_limit: MemoryLimit = None,
     min_recall: MinRecall = 0.95,
+    device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Merge memory banks into one, without encoding anything again."""
     import retrieval
 
-    _emit_built(retrieval.merge(memories, out, _config(index, memory_limit, min_recall)), as_json, {"merged": len(memories)})
+    _emit_built(
+        retrieval.merge(memories, out, _config(index, memory_limit, min_recall, device)), as_json, {"merged": len(memories)}
+    )
 
 
 def shards(
@@ -115,6 +123,7 @@ def shards(
     index: Index = "auto",
     memory_limit: MemoryLimit = None,
     min_recall: MinRecall = 0.95,
+    device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Build many memory banks of shares of a source, on many cores or machines (extra `scale`); the same command goes on.
@@ -123,7 +132,7 @@ def shards(
     """
     import retrieval
 
-    options = _config(index, memory_limit, min_recall).model_dump()
+    options = _config(index, memory_limit, min_recall, device).model_dump()
     made = retrieval.build_shards(data, out, encoder, tasks, workers, engine, **options)
     emit({"path": out, "shards": made}, f"{out}: {len(made)} banks in {out / 'shards'}", as_json)
 
@@ -136,12 +145,13 @@ def import_(
     index: Index = "auto",
     memory_limit: MemoryLimit = None,
     min_recall: MinRecall = 0.95,
+    device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Make a memory bank of embeddings in the layout of clip-retrieval; those of another encoder are refused."""
     import retrieval
 
-    config = _config(index, memory_limit, min_recall)
+    config = _config(index, memory_limit, min_recall, device)
     _emit_built(retrieval.import_clip_retrieval(source, out, encoder, config, pictures), as_json, {"source": source})
 
 
@@ -158,10 +168,10 @@ def export(
     emit({"path": retrieval.write_clip_retrieval(bank, out), "count": len(bank)}, f"{out}: {len(bank)} documents", as_json)
 
 
-def _config(index: str, memory_limit: float | None, min_recall: float) -> BuildConfig:
+def _config(index: str, memory_limit: float | None, min_recall: float, device: str) -> BuildConfig:
     import retrieval
 
-    values = {"index": index, "memory_limit_gib": memory_limit, "min_recall": min_recall}
+    values = {"index": index, "memory_limit_gib": memory_limit, "min_recall": min_recall, "device": device}
     return validate(retrieval.BuildConfig, values, "the options")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import retrieval
+import retrieval.bank as bank_module
 import retrieval.building as build_module
 from cm3.core.artefact import current, fingerprint, verify, writing
 from cm3.core.errors import ArtefactError, BudgetError, CM3Error, InputError, StorageError, UsageError
@@ -19,6 +20,7 @@ from cm3.documents.report import ReadReport
 from cm3.documents.writers import write_documents
 from retrieval import bank_writer
 from retrieval.config import BuildConfig
+from retrieval.encoders import Encoder, load_encoder
 from retrieval.encoders.hashing import HashingEncoder
 from retrieval.index import approximate
 from retrieval.index.approximate import ApproximateIndex
@@ -145,6 +147,27 @@ def test_without_an_encoder_few_pairs_get_hashed_features(pairs: list[Document],
     bank = retrieval.open(built.path)
     assert bank.info.encoder_kind == "hashing"
     assert bank.search(text=pairs[4].text)[0].document.id == pairs[4].id
+
+
+def test_documents_are_encoded_on_the_device_asked_for(
+    pairs: list[Document], clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices = []
+
+    def load(path: Path, device: str = "cpu") -> Encoder:
+        devices.append(device)
+        return load_encoder(path, device)
+
+    for module in (build_module, bank_module):
+        monkeypatch.setattr(module, "load_encoder", load)
+    config = BuildConfig(device="cpu:0")
+    retrieval.build(pairs[:9], tmp_path / "bank", clip_folder, config)
+    retrieval.build(pairs[9:20], tmp_path / "other", clip_folder, config)
+    retrieval.add(tmp_path / "bank", pairs[20:30], config)
+    retrieval.remove(tmp_path / "bank", [pairs[0].id], config)
+    retrieval.merge([tmp_path / "bank", tmp_path / "other"], tmp_path / "both", config)
+    assert devices
+    assert set(devices) == {"cpu:0"}
 
 
 def test_a_failed_build_leaves_no_encoder_behind(

@@ -67,6 +67,7 @@ def test_a_folder_begun_with_other_settings_is_refused(data: Path, tmp_path: Pat
     ):
         with pytest.raises(UsageError, match=name):
             task.require_plan(tasks)
+    replace(first, config=BuildConfig(device="cuda")).require_plan(2)  # where vectors are made is no part of what they are
 
 
 def test_an_unknown_engine_is_a_usage_error(data: Path, tmp_path: Path) -> None:
