@@ -4,13 +4,16 @@ Unit vectors of width 512, processor time of one thread; the rows that say "all 
 query on one thread whatever it is given. The gate asks for the same ids in the same order.
 `CM3_BENCH_SIZES=50000,500000` sets the sizes of the exact search, `CM3_BENCH_CHOICES=10000,200000` those at which a graph and
 lists, tuned to a recall of 0.97, stand beside the exact search (`peer`): where a size stops being one for `flat`.
+
+Where there is a GPU, the exact search there stands beside the most that the GPU can do, measured in the same run (`peer`, and
+`limit_fraction`): one query beside reading the vectors at copy bandwidth, 256 beside their products at the rate of a large one.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import faiss
@@ -28,10 +31,12 @@ CHOICE_SIZES = tuple(int(size) for size in os.environ.get("CM3_BENCH_CHOICES", "
 LAYERED_SIZE = 50_000
 TARGET = 0.97
 LAYERED = ("hnsw", "ivf")  # kinds whose candidates faiss itself scores exactly
+GPU_SHAPE = (1_000_000, 768)
+SQUARE = 8192  # rows and columns of the product that sets the rate
 
 
-def unit_vectors(count: int, seed: int) -> np.ndarray:
-    vectors = np.random.default_rng(seed).standard_normal((count, WIDTH), np.float32)
+def unit_vectors(count: int, seed: int, width: int = WIDTH) -> np.ndarray:
+    vectors = np.random.default_rng(seed).standard_normal((count, width), np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
@@ -115,6 +120,31 @@ def choice(count: int) -> Iterator[Row]:
         yield time_row(f"{kind}, {count:,} × {WIDTH}, build and tune", (seconds, seconds), gate)
 
 
+def on_gpu() -> Iterator[Row]:
+    """Float32 throughout, as the index keeps its copy. A search returns on the CPU, and so has waited for the GPU."""
+    count, width = GPU_SHAPE
+    vectors = unit_vectors(count, 0, width)
+    ours, reference = FlatIndex(vectors, "cuda"), FlatIndex(vectors)
+    source, square = torch.from_numpy(vectors).cuda(), torch.randn(SQUARE, SQUARE, device="cuda")
+    target, product = torch.empty_like(source), torch.empty_like(square)
+    limits = {  # a copy reads and writes
+        1: ("copy bandwidth", partial(target.copy_, source), 0.5),
+        256: ("the rate of a large product", partial(torch.mm, square, square, out=product), 256 * count * width / SQUARE**3),
+    }
+    for batch, (what, peer, share) in limits.items():
+        queries = unit_vectors(batch, 7, width)
+        same = "ok" if (ours.search(queries, K)[1] == reference.search(queries, K)[1]).all() else "other ids"
+        seconds, whole = interleaved(partial(ours.search, queries, K), partial(waited_for, peer), 21)
+        least = share * whole
+        name = f"exact on the GPU, {count:,} × {width}, {batch} quer{'y' if batch == 1 else 'ies'}, vs {what}"
+        yield time_row(name, (seconds, least), same, round(least / seconds, 3))
+
+
+def waited_for(work: Callable[[], object]) -> None:
+    work()
+    torch.cuda.synchronize()
+
+
 def rows() -> Iterator[Row]:
     use_threads(1)
     for kind in LAYERED:
@@ -123,6 +153,8 @@ def rows() -> Iterator[Row]:
         yield from exact(count)
     for count in CHOICE_SIZES:
         yield from choice(count)
+    if torch.cuda.is_available():
+        yield from on_gpu()
 
 
 if __name__ == "__main__":
