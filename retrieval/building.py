@@ -37,7 +37,7 @@ from retrieval.config import BuildConfig
 from retrieval.encoders import load_encoder
 from retrieval.encoders.hashing import HashingEncoder
 from retrieval.encoders.hub import encoder_folder
-from retrieval.indexing import require_possible
+from retrieval.indexing import require_possible, require_room
 from retrieval.plan import BankPlan, BuiltBank, derived_plan
 
 _LEAST_PAIRS = 64  # fewer teach an encoder nothing
@@ -171,7 +171,10 @@ def _add_all(writer: BankWriter, source: Source, report: ReadReport | None, befo
     total = min(known, config.max_documents or known) or config.max_documents or 0
     require_possible(before + total if known else 0, writer.encoder.width, config)
     with progress(total, "memory", unit="document") as bar:
+        seen = before
         while batch := [_decoded(document) for document in islice(documents, config.batch_size)]:
+            seen += len(batch)
+            require_room(seen, writer.encoder.width, config)  # nobody may have known how many come
             writer.add(batch)
             bar.advance(len(batch))
 

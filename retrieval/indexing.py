@@ -85,6 +85,11 @@ def require_possible(count: int, width: int, config: BuildConfig) -> None:
         INDEXES.get(_kind(count, width, config)).require(count)
 
 
+def require_room(count: int, width: int, config: BuildConfig) -> None:
+    """Raise `UsageError` when an index over (count, width) vectors takes more memory than allowed; with more it takes no less."""
+    _kind(count, width, config)
+
+
 def _kind(count: int, width: int, config: BuildConfig) -> str:
     limit = None if config.memory_limit_gib is None else int(config.memory_limit_gib * 2**30)
     if config.index == "auto":

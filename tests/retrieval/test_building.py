@@ -22,7 +22,7 @@ from retrieval import bank_writer
 from retrieval.config import BuildConfig
 from retrieval.encoders import Encoder, load_encoder
 from retrieval.encoders.hashing import HashingEncoder
-from retrieval.index import approximate
+from retrieval.index import INDEXES, approximate
 from retrieval.index.approximate import ApproximateIndex
 
 
@@ -130,6 +130,18 @@ def test_an_index_below_the_floor_is_not_published(
 def test_too_few_vectors_for_the_index(pairs: list[Document], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'ivf' needs at least"):
         retrieval.build(pairs, tmp_path / "bank", "hashing", BuildConfig(index="ivf"))
+
+
+def test_a_memory_limit_is_kept_where_nobody_knows_how_many_come(pairs: list[Document], tmp_path: Path) -> None:
+    """Flat, 24 documents fit and 32 do not: the build ends with the fourth batch of eight, not when all are encoded."""
+    read = []
+    limit = INDEXES.get("flat").footprint(30, HashingEncoder().width).build / 2**30
+    config = BuildConfig(index="flat", memory_limit_gib=limit, batch_size=8)
+    with pytest.raises(UsageError, match="'flat' over 32 vectors .* needs about"):
+        retrieval.build((read.append(pair) or pair for pair in pairs), tmp_path / "bank", "hashing", config)
+    assert len(read) == 32
+    few = BuildConfig(index="hnsw", memory_limit_gib=1, batch_size=8)
+    assert retrieval.build(iter(pairs), tmp_path / "bank", "hashing", few).count == 48
 
 
 def test_wrong_names_are_usage_errors(pairs: list[Document], tmp_path: Path) -> None:

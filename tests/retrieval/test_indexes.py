@@ -144,6 +144,14 @@ def test_the_rule_by_memory() -> None:
         choose_index(10**6, 512, int(0.01 * gib))
 
 
+@pytest.mark.parametrize("name", INDEXES.names())
+def test_more_vectors_never_need_less_memory(name: str) -> None:
+    """A build that counts as it goes may be refused at once: no document to come would make room."""
+    counts = sorted({round(1.1**power) + more for power in range(220) for more in (-1, 0)} | {2**n for n in range(30)})
+    builds = [INDEXES.get(name).footprint(count, 512).build for count in counts]
+    assert builds == sorted(builds)
+
+
 @pytest.mark.parametrize("name", APPROXIMATE)
 def test_the_estimate_is_near_the_size_of_the_file(name: str, tmp_path: Path) -> None:
     """The file holds what a search keeps in memory; short lists of the product quantizer are padded to whole blocks."""
