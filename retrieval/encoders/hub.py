@@ -12,7 +12,7 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def encoder_folder(path: Path | str) -> Path:
-    """`path` itself if it is a folder, else the cached files of the repository it names ("openai/clip-vit-base-patch32").
+    """`path` itself if it is a folder, else the cached files of the repository it names ("openai/clip-vit-large-patch14").
 
     Raises `InputError` when it is neither, or cannot be fetched.
     """
