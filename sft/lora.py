@@ -24,7 +24,7 @@ KIND = "lora_adapters"
 
 class LoRAConfig(RunConfig):
     """rank: of every adapter; alpha: their scale is alpha / rank; dropout: on their input; targets: the names of the matrices
-    that get one, in every layer."""
+    that get one, in every layer (not `lm_head`, which the loss reads past any adapter)."""
 
     rank: int = Field(16, ge=1)
     alpha: float = Field(32.0, gt=0, allow_inf_nan=False)
@@ -35,15 +35,18 @@ class LoRAConfig(RunConfig):
 def add_adapters(model: CM3ForCausalLM, config: LoRAConfig, seed: int) -> Any:
     """Put adapters into `model` (in place) and freeze all else; returns peft's view of it, for `merge_adapters`.
 
-    Raises `UsageError` when peft is missing or a target is no matrix of the model.
+    Raises `UsageError` when peft is missing, or a target is no matrix of the model or its `lm_head`.
     """
     try:
         import peft
     except ImportError:
         raise UsageError("lora needs peft, which is not installed: pip install 'cm3-multimodal[train]'") from None
+    if "lm_head" in config.targets:
+        raise UsageError("lora.targets names 'lm_head'; the loss reads that matrix itself, past an adapter: leave it out")
     matrices = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     if unknown := [name for name in config.targets if name not in matrices]:
-        raise UsageError(f"lora.targets names {unknown[0]!r}; the matrices of this model are {', '.join(sorted(matrices))}")
+        others = ", ".join(sorted(matrices - {"lm_head"}))
+        raise UsageError(f"lora.targets names {unknown[0]!r}; the matrices of this model are {others}")
     settings = peft.LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,

@@ -132,6 +132,9 @@ def test_adapters_alone_are_trained_and_added(config, tmp_path):
 def test_adapters_that_cannot_be(config, monkeypatch):
     with pytest.raises(UsageError, match=r"lora\.targets names 'query'; the matrices of this model are .*q_proj"):
         train(config.model_copy(update={"lora": LoRAConfig(targets=("query",))}))
+    for targets in (("lm_head",), ("q_proj", "lm_head")):
+        with pytest.raises(UsageError, match=r"lora\.targets names 'lm_head'; .* leave it out"):
+            train(config.model_copy(update={"lora": LoRAConfig(targets=targets)}))
     averaged = {"lora": {}, "train": {**config.train.model_dump(), "ema_decay": 0.9}}
     with pytest.raises(ValueError, match="leave it out when lora"):
         SFTConfig.model_validate({**config.model_dump(), **averaged})
