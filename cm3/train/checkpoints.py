@@ -120,8 +120,15 @@ class Checkpoints:
                 self.folder.mkdir(parents=True, exist_ok=True)
             if path.is_dir() and not (path / MANIFEST).is_file():  # a damaged one, or `writing` would not take its place
                 shutil.rmtree(path, ignore_errors=True)
-            _require_space(path, snapshot.tables)
+            _require_space(path, _held_bytes(snapshot.tables) * _holders(snapshot.tables))
         return path
+
+    def require_room(self, state: RunState) -> None:
+        """Raise `StorageError` when the next checkpoint cannot fit: before the first step, with the optimizer states to come."""
+        if is_main_process():
+            tables = {stem: tensors for stem, tensors in state.tables().items() if not stem.startswith("optimizer-")}
+            to_come = sum(optimizer.state_bytes() for optimizer in state.optimizers.values())
+            _require_space(self.folder, (_held_bytes(tables) + to_come) * _holders(tables))
 
     def resume(self, state: RunState, config: TrainConfig, processes: int, until: int | None = None) -> Path | None:
         """Restore `state` from the newest checkpoint that verifies; returns its path, or None when there is none at all.
@@ -246,13 +253,17 @@ def _copied(tables: dict[str, Tensors]) -> dict[str, Tensors]:
     return {stem: {name: copy(tensor) for name, tensor in tensors.items()} for stem, tensors in tables.items()}
 
 
-def _require_space(path: Path, tables: dict[str, Tensors]) -> None:
-    """Refuse before writing when the checkpoint cannot fit: libraries report a full disk late and misleadingly."""
-    held = [local(tensor) for tensors in tables.values() for tensor in tensors.values()]
-    need = sum(tensor.numel() * tensor.element_size() for tensor in held) * _holders(tables)
+def _require_space(path: Path, need: int) -> None:
+    """Refuse before writing when `need` bytes cannot fit: libraries report a full disk late and misleadingly."""
     free = shutil.disk_usage(path.parent).free
     if need > free:
-        raise StorageError(f"no space to write {path}: it needs {need:,} bytes, {free:,} are free; free some")
+        raise StorageError(f"no space to write {path}: it needs {need:,} bytes, {free:,} are free; free some, or write elsewhere")
+
+
+def _held_bytes(tables: Mapping[str, Tensors]) -> int:
+    """What this process holds of the tables."""
+    held = [local(tensor) for tensors in tables.values() for tensor in tensors.values()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in held)
 
 
 def _holders(tables: dict[str, Tensors]) -> int:

@@ -65,7 +65,8 @@ def train(task: TrainingTask, config: TrainConfig, run_dir: Path | str, label: s
     RunLockedError: another process trains in `run_dir`.
     Preempted, KeyboardInterrupt: SIGTERM, SIGINT came; the step was finished and saved, the same call continues.
     UsageError: the checkpoints were made by another task (other data, losses, sizes); nothing in `run_dir` was changed.
-    StorageError: the disk is full or not writable. ArtefactError: the checkpoints are of another model, or all damaged.
+    StorageError: the disk is full, not writable, or (before the first step) has no room for a checkpoint.
+    ArtefactError: the checkpoints are of another model, or all damaged.
     """
     require_known_crash_point()
     run_dir = Path(run_dir)
@@ -99,6 +100,8 @@ class _Run:
         self.checkpoints = checkpoints_of(task, config, run_dir)
         agreed(lambda: self.checkpoints.resume(self.state, config, accelerator.num_processes))
         crash_point("resumed", self.state.step)
+        if self.state.step < config.steps:
+            agreed(lambda: self.checkpoints.require_room(self.state))
         self.log = RunLog(run_dir, self.state.step, accelerator.is_main_process, config.tensorboard, config.wandb)
         self._window_started = self.state.seconds
         peak = peak_flops(self.device, config.peak_tflops)

@@ -16,7 +16,7 @@ from torch.optim import AdamW, Optimizer
 
 from cm3.core.errors import UsageError
 from cm3.train.config import TrainConfig
-from cm3.train.sharding import placed_like, whole
+from cm3.train.sharding import local, placed_like, whole
 
 _NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _NS_STEPS = 5
@@ -143,6 +143,16 @@ class NamedOptimizer:
     def state(self) -> dict[Tensor, dict[str, Tensor]]:
         """Parameter → its optimizer state (momenta, step count), all tensors."""
         return {parameter: dict(state) for o in self.optimizers.values() for parameter, state in o.state.items() if state}
+
+    def state_bytes(self) -> int:
+        """Bytes that this process holds of `state()` once every parameter was updated: two momenta and a step count in fp32 for
+        AdamW, one momentum for Muon."""
+        total = 0
+        for name, optimizer in self.optimizers.items():
+            held = [local(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+            moments = sum(parameter.numel() * parameter.element_size() for parameter in held)
+            total += moments if name == "muon" else 2 * moments + 4 * len(held)
+        return total
 
     def load_state(self, state: Mapping[Tensor, dict[str, Tensor]]) -> None:
         """Take over `state` as `state()` gave it; parameters it does not name start anew."""

@@ -10,6 +10,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from safetensors.torch import load_file
 from torch import nn
 
 from cm3.core.artefact import MANIFEST, read_json, verify
@@ -256,6 +257,24 @@ def test_a_checkpoint_that_cannot_fit_is_refused_before_writing(tmp_path, small_
     with pytest.raises(StorageError, match=r"needs 48 bytes, 10 are free"):
         Checkpoints(tmp_path, keep=1).save(small_state, TrainConfig(), 1)
     assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_run_without_room_for_a_checkpoint_is_refused_before_its_first_step(
+    optimizer, tmp_path, settings, train_quietly, tiny_task, monkeypatch
+):
+    """The need is to the byte what the tensors of a checkpoint take that is written after some steps."""
+    config = settings(optimizer=optimizer, steps=3)
+    train_quietly(tiny_task(), config, tmp_path / "whole")
+    files = (tmp_path / "whole" / "checkpoints" / "step-00000003").glob("*.safetensors")
+    need = sum(tensor.nbytes for file in files for tensor in load_file(file).values())
+    monkeypatch.setattr("cm3.train.checkpoints.shutil.disk_usage", lambda path: SimpleNamespace(free=need - 1))
+    task = tiny_task()
+    with pytest.raises(StorageError, match=rf"needs {need:,} bytes, {need - 1:,} are free; free some, or write elsewhere"):
+        train_quietly(task, config, tmp_path / "run")
+    assert task.calls == []
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert train_quietly(tiny_task(), config, tmp_path / "whole").step == 3  # nothing is left to save
 
 
 def test_a_full_disk_keeps_the_old_checkpoint_and_leaves_no_stump(tmp_path, settings, train_quietly, tiny_task, monkeypatch):
