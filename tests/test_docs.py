@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-COMMANDS = ("make", "cm3", "accelerate", "python")
+COMMANDS = ("make", "cm3", "accelerate", "torchrun", "python")
 
 
 def blocks(page: Path, language: str) -> list[str]:

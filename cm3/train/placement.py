@@ -20,13 +20,18 @@ from cm3.train.task import TrainingTask
 def place_modules(task: TrainingTask, accelerator: Accelerator, config: TrainConfig) -> dict[str, nn.Module]:
     """Move, checkpoint, compile and wrap (or shard) the task's modules in place; returns those whose state has plain names.
 
-    Raises `UsageError` for activation checkpointing when no module knows how.
+    Raises `UsageError` for activation checkpointing when no module knows how, and for sharding over one process.
     """
+    if config.sharding == "full" and accelerator.num_processes == 1:
+        raise UsageError(
+            "train.sharding=full spreads the model over processes and there is one; start several "
+            "(torchrun --nproc-per-node 2 -m cm3.pretrain RUN.toml), or leave train.sharding at none"
+        )
     plain = dict(task.modules)
     if config.activation_checkpointing:
         _checkpoint_activations(plain)
     for name, module in plain.items():
-        sharded = config.sharding == "full" and accelerator.num_processes > 1 and is_trained(module)
+        sharded = config.sharding == "full" and is_trained(module)
         if sharded:
             shard(module, accelerator.device)
         if config.compile and is_trained(module):

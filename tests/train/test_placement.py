@@ -67,6 +67,12 @@ def test_activation_checkpointing_reaches_the_models_that_can():
         place_modules(task, Accelerator(cpu=True), TrainConfig(activation_checkpointing=True))
 
 
+def test_one_process_has_nothing_to_shard_over():
+    task = SimpleNamespace(modules={"model": nn.Linear(2, 2)})
+    with pytest.raises(UsageError, match=r"there is one; start several \(torchrun --nproc-per-node 2 -m cm3\.pretrain"):
+        place_modules(task, Accelerator(cpu=True), TrainConfig(sharding="full"))
+
+
 def test_modules_keep_their_names_when_placed():
     class Task:
         modules = {"model": nn.Linear(2, 2)}  # noqa: RUF012
