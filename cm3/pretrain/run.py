@@ -151,6 +151,8 @@ def _prepare(
     use_attention(model, config.model.attention, config.train)
     objective = TokenObjective(model, tokenizer.vocab, config.loss)
     sampler = sample(tokenizer.vocab) if sample is not None else None
+    if sampler is not None and config.train.sharding == "full":
+        say_on_main_process("no pictures are drawn while it trains: that needs whole weights, which train.sharding=full spreads")
     held_out = held_out_batches(config, tokenizer.vocab)
     deciding = partial(_deciding, config, tokenizer, model.config)
     return TokenTask(objective, loader, held_out, sampler, context, deciding), model, tokenizer

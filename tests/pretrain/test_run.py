@@ -331,6 +331,12 @@ def test_pictures_are_drawn_after_every_evaluation(parts: dict[str, str]) -> Non
     assert names == ["step-00000002-samples.png", "step-00000004-samples.png"]
 
 
+def test_a_sharded_run_says_that_it_draws_nothing(parts: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError, match="there is one; start several"):  # after it was said
+        pretrain(config(parts, "train.sharding=full"), lambda vocab: lambda model: {})
+    assert capsys.readouterr().err.count("no pictures are drawn while it trains") == 1
+
+
 @pytest.mark.parametrize("sharding", ["none", "full"])
 def test_two_processes_make_one_model(parts: dict[str, str], tmp_path: Path, on_two: Any, sharding: str) -> None:
     """Each sees its share of the rows; one of them writes. Equal to one process that accumulates."""
