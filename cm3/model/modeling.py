@@ -356,8 +356,9 @@ class CM3ForCausalLM(CM3PreTrainedModel, GenerationMixin):
     ) -> CausalLMOutputWithPast:
         """Logits (B, T, V), or of the last `logits_to_keep` positions; with `labels` (B, T) also the mean loss.
 
-        Labels are the input ids with -100 where no loss is wanted; image tokens are ordinary labels. All other arguments
-        are those of `CM3Model.forward`.
+        Labels are the input ids with -100 where no loss is wanted; image tokens are ordinary labels. That loss is the one
+        of transformers, over all logits in fp32 at once; `cm3.pretrain.losses` has that of our trainings, a chunk at a time.
+        All other arguments are those of `CM3Model.forward`.
         """
         num_items = kwargs.pop("num_items_in_batch", None)
         outputs = self.model(input_ids=input_ids, attention_mask=attention_mask, **kwargs)

@@ -1,7 +1,8 @@
 """Metrics of a run: averaged between two records without touching the device, written as JSON lines and TensorBoard events.
 
 `RUN/metrics.jsonl` holds one record per line: {"kind": "train" | "eval", "step", "seconds", and the figures}. After a restart the
-lines behind the resumed step are dropped, so the file reads like that of an uninterrupted run.
+lines behind the resumed step are dropped, so every step is told of once; a run that goes on between two records averages its next
+one over the steps since then alone.
 """
 
 from __future__ import annotations
