@@ -12,6 +12,12 @@ from transformers import PreTrainedConfig
 from cm3.core.registry import nearest
 from cm3.model.attention_patterns import PATTERNS
 
+# sizes and the least they may be; 0 stands for a size that follows from the others
+_LEAST = {
+    **dict.fromkeys(("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"), 1),
+    **dict.fromkeys(("intermediate_size", "num_key_value_heads", "head_dim"), 0),
+}
+
 
 @strict
 class CM3Config(PreTrainedConfig):
@@ -85,6 +91,9 @@ class CM3Config(PreTrainedConfig):
     eos_token_id: int | list[int] | None = 2
 
     def __post_init__(self, **kwargs: object) -> None:
+        for name, least in _LEAST.items():
+            if (size := getattr(self, name)) < least:
+                raise ValueError(f"{name} must be at least {least}, got {size}")
         self.head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
         self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
         if not self.intermediate_size:
@@ -103,8 +112,10 @@ class CM3Config(PreTrainedConfig):
             raise ValueError(f"hidden_size={self.hidden_size} is smaller than num_attention_heads={heads}")
         if self.position_embedding == "rotary" and self.head_dim % 2:
             raise ValueError(f"rotary positions rotate pairs: head_dim must be even, got {self.head_dim}")
-        if (self.grid_shape is not None and len(self.grid_shape) != 2) or (self.grid_embedding and self.grid_shape is None):
-            raise ValueError(f"grid_shape must be (h, w), and grid_embedding needs one; got {self.grid_shape}")
+        if (self.grid_shape is not None and (len(self.grid_shape) != 2 or min(self.grid_shape) < 1)) or (
+            self.grid_embedding and self.grid_shape is None
+        ):
+            raise ValueError(f"grid_shape must be (h, w), both at least 1, and grid_embedding needs one; got {self.grid_shape}")
         if self.attention_pattern not in PATTERNS:
             known = nearest(self.attention_pattern, list(PATTERNS))
             raise ValueError(f"unknown attention_pattern {self.attention_pattern!r}; {known}")

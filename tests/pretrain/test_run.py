@@ -354,6 +354,8 @@ def test_mistakes_in_a_run_file_are_sentences(parts: dict[str, str], tmp_path: P
         pretrain(config(parts, "loader.row_length=2048"))
     with pytest.raises(UsageError, match="model.overrides give no model: .*num_key_value_heads"):
         pretrain(config(parts, "model.overrides={num_attention_heads = 3, num_key_value_heads = 2}"))
+    with pytest.raises(UsageError, match="model.overrides give no model: num_hidden_layers must be at least 1, got -1"):
+        pretrain(config(parts, "model.overrides={num_hidden_layers = -1}"))
     with pytest.raises(UsageError, match="unknown model field 'widht'"):
         pretrain(config(parts, "model.overrides={widht = 3}"))
     with pytest.raises(UsageError, match=r"'loss.image_weight'.*greater than or equal to 0"):
