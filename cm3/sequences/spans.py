@@ -2,10 +2,11 @@
 
 Counts: "cm3" is clamp(Poisson(rate), 1, max_spans) (arXiv:2201.07520), "metaseq" clamp(Poisson(rate), 0, max_spans),
 the public training code of CM3Leon, which leaves some documents causal. A span is two sorted uniforms over the document,
-clipped to the segment it overlaps most, so it never crosses a `<break>`; several spans are picked from n² candidates so
-that none overlap. The laws hold for the counts asked for; fewer are masked where the candidates overlap, as they often do
-whatever the length, since a span is a third of the document on average (of three in one segment all three are found half of
-the time), and where a row has no room for `TOKENS_PER_SPAN` more per span (`cm3.sequences.plan` lowers the counts then).
+clipped to the segment it overlaps most, so it never crosses a `<break>`; it can be empty, a single one in a document of T
+tokens once in 4 T times, which then stays as it is. Several spans are picked from n² candidates so that none overlap. The laws
+hold for the counts asked for; fewer are masked where the candidates overlap, as they often do whatever the length, since a
+span is a third of the document on average (of three in one segment all three are found half of the time), and where a row has
+no room for `TOKENS_PER_SPAN` more per span (`cm3.sequences.plan` lowers the counts then).
 """
 
 from __future__ import annotations
