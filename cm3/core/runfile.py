@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from cm3.core.artefact import write_json
 from cm3.core.errors import InputError, UsageError
@@ -24,6 +24,15 @@ class RunConfig(BaseModel):
     """Parent of every configuration: immutable, no unknown keys, defaults checked like given values."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Python counts True as 1; who writes `steps = true` means something else."""
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and {int, float} & {kind, *get_args(kind)}:
+            raise ValueError(f"expected a number, got {str(value).lower()}")
+        return value
 
 
 Config = TypeVar("Config", bound=RunConfig)

@@ -32,6 +32,8 @@ def test_a_run_file_with_overrides(tmp_path):
         ("clip_norm=inf", "finite number"),
         ("learning_rate=inf", "finite number"),
         ("betas=[nan, 0.9]", "finite number"),
+        ("steps=true", "key 'steps': expected a number, got true"),
+        ("ema_decay=false", "key 'ema_decay': expected a number, got false"),
     ],
 )
 def test_mistakes_are_explained(override, message):
