@@ -5,6 +5,9 @@ The peer is `Trainer` with a `LlamaForCausalLM` of the same sizes, once on the s
 transformers makes the same mask), once on the same documents padded to the longest of each batch. Time is that of a whole step,
 from one fetch of data to the next, forward, backward, clipping and AdamW included; useful tokens are those of
 documents. Gate: loss equal to 1e-5, gradients to 1e-4.
+
+Then what checkpoints cost: the mean time of our step with one after every second step, written at once or from a copy while
+training goes on, beside no checkpoints. Gate: the last one holds the weights.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from cm3.sequences import Batch, LoaderConfig, ObjectiveConfig, SequenceLoader
 from cm3.tokens import TokenizedDocument, Vocab, assemble
 from cm3.train.config import TrainConfig
 from cm3.train.loop import train
+from cm3.train.tensor_files import read_tensors
 
 WIDTH, LAYERS, HEADS, ROW, ROWS = 192, 4, 4, 512, 2
 VOCAB = Vocab(text_size=15_000, codebook_size=1_300, grid_shape=(6, 6))
@@ -80,9 +84,10 @@ def loader_config() -> LoaderConfig:
     return LoaderConfig(row_length=ROW, batch_size=ROWS, objective=ObjectiveConfig(name="causal"))
 
 
-def train_config() -> TrainConfig:
+def train_config(**changes: Any) -> TrainConfig:
     how = {"device": "cpu", "precision": "fp32", "schedule": "constant", "learning_rate": 1e-4}
-    return TrainConfig(steps=STEPS + 2, tensorboard=False, checkpoint_every=0, **how)  # type: ignore[arg-type]
+    values = {"steps": STEPS + 2, "tensorboard": False, "checkpoint_every": 0, **how, **changes}
+    return TrainConfig.model_validate(values)
 
 
 class TimedData(torch.utils.data.Dataset):
@@ -164,6 +169,37 @@ def trainer_steps(llama: LlamaForCausalLM, batches: list[dict[str, Tensor]]) -> 
     return data.timed.seconds()
 
 
+def saving_steps(objective: TokenObjective, batches: list[Batch], **saving: Any) -> tuple[list[float], bool]:
+    """Seconds of some steps of our loop with those settings, and whether the last checkpoint holds the weights."""
+    task = TimedTask(objective, batches)
+    with tempfile.TemporaryDirectory() as folder:
+        train(task, train_config(**saving), Path(folder) / "run")
+        saved = read_tensors(Path(folder) / "run" / "checkpoints" / f"step-{STEPS + 2:08d}" / "module-objective.safetensors")
+    return task.timed.seconds(), all(torch.equal(saved[name], value) for name, value in objective.state_dict().items())
+
+
+def saving_rows(objective: TokenObjective, batches: list[Batch]) -> Iterator[Row]:
+    """The mean time of a step with checkpoints, written at once and while training goes on, beside none."""
+    plain: dict[str, Any] = {}
+    at_once: dict[str, Any] = {"checkpoint_every": 2}
+    settings = {"none": plain, "written at once": at_once, "written from a copy": {**at_once, "async_save": True}}
+    runs: dict[str, list[tuple[list[float], bool]]] = {name: [] for name in settings}
+    for _ in range(ROUNDS):
+        for name, how in settings.items():
+            runs[name].append(saving_steps(objective, batches, **how))
+    mean = {name: 1e3 * statistics.mean(time for times, _ in found for time in times) for name, found in runs.items()}
+    for name in list(settings)[1:]:
+        yield Row(
+            row=f"time of a step, a checkpoint every second one {name} / no checkpoints",
+            ours=round(mean[name], 1),
+            peer=round(mean["none"], 1),
+            ratio=round(mean["none"] / mean[name], 3),
+            unit="ms",
+            limit_fraction=None,
+            gate="ok" if all(whole for _, whole in runs[name]) else "the checkpoint is not that of the weights",
+        )
+
+
 def rows() -> Iterator[Row]:
     """Time against packed and padded rows, then the peak memory of a forward and backward pass."""
     logging.set_verbosity_error()
@@ -197,6 +233,7 @@ def rows() -> Iterator[Row]:
     mine, theirs = (peak_mib(action) for action in passes)
     name = "peak memory of forward and backward / Trainer's model, packed rows"
     yield Row(row=name, ours=mine, peer=theirs, ratio=theirs / mine, unit="MiB", limit_fraction=None, gate=gates[0])
+    yield from saving_rows(ours, batches)
 
 
 if __name__ == "__main__":
