@@ -20,7 +20,7 @@ from cm3.core.storage import sibling
 from cm3.documents.report import ReadReport
 from cm3.train.loop import TrainResult
 from cm3.train.loop import train as run_loop
-from cm3.train.processes import on_main_process
+from cm3.train.processes import on_main_process, runs_on_cpu
 from vqgan.config import VQTrainConfig
 from vqgan.initialization import initialize_from_data
 from vqgan.model import VQModel
@@ -45,7 +45,9 @@ def train(config: VQTrainConfig, out: Path | str | None = None, provenance: Mapp
     tokenizer_config = config.resolve()
     report = ReadReport()
     pictures = read_pictures(config, tokenizer_config, run_dir, report)
-    PartialState(cpu=config.train.device == "cpu")  # the processes meet before quantizers ask whether to share their statistics
+    PartialState(
+        cpu=runs_on_cpu(config.train.device)
+    )  # the processes meet before quantizers ask whether to share their statistics
     torch.manual_seed(derive_seed(config.train.seed, "weights"))
     model = VQModel(tokenizer_config)
     task = VQTask(model, config, pictures)

@@ -30,7 +30,7 @@ from cm3.train.crashpoints import crash_point, require_known_crash_point
 from cm3.train.metrics import Record, RunLog
 from cm3.train.placement import is_trained, modes
 from cm3.train.precision import autocast
-from cm3.train.processes import agreed
+from cm3.train.processes import agreed, runs_on_cpu
 from cm3.train.rates import peak_flops, rates
 from cm3.train.runlock import run_lock
 from cm3.train.sharding import released, whole
@@ -70,7 +70,7 @@ def train(task: TrainingTask, config: TrainConfig, run_dir: Path | str, label: s
     """
     require_known_crash_point()
     run_dir = Path(run_dir)
-    accelerator = Accelerator(cpu=config.device == "cpu")
+    accelerator = Accelerator(cpu=runs_on_cpu(config.device))
     with ExitStack() as stack:
         agreed(lambda: stack.enter_context(run_lock(run_dir)) if accelerator.is_main_process else None)
         stop = stack.enter_context(stop_signals())

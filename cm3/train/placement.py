@@ -25,8 +25,7 @@ def place_modules(task: TrainingTask, accelerator: Accelerator, config: TrainCon
     if config.sharding == "full" and accelerator.num_processes == 1:
         raise UsageError(
             "train.sharding=full spreads the model over processes and there is one; start several "
-            "(torchrun --nproc-per-node 2 -m cm3.pretrain RUN.toml, on CPUs with train.device=cpu), or "
-            "leave train.sharding at none"
+            "(torchrun --nproc-per-node 2 -m cm3.pretrain RUN.toml), or leave train.sharding at none"
         )
     plain = dict(task.modules)
     if config.activation_checkpointing:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.distributed as distributed
 from torch import Tensor
 
@@ -27,6 +28,11 @@ def is_main_process() -> bool:
 def process_count() -> int:
     """How many processes train together."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def runs_on_cpu(device: str) -> bool:
+    """Whether a training with this `TrainConfig.device` uses CPUs: accelerate lets processes meet there only when it is told."""
+    return device == "cpu" or not torch.accelerator.is_available()
 
 
 def added_up(tensor: Tensor) -> Tensor:

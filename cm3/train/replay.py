@@ -20,7 +20,7 @@ from cm3.train.checkpoints import checkpoints_of
 from cm3.train.config import TrainConfig
 from cm3.train.incidents import Incident, batch_digest, read_incident
 from cm3.train.placement import modes
-from cm3.train.processes import agreed
+from cm3.train.processes import agreed, runs_on_cpu
 from cm3.train.runlock import run_lock
 from cm3.train.stepping import Stepper
 from cm3.train.task import TrainingTask
@@ -84,7 +84,7 @@ def replay(task: TrainingTask, config: TrainConfig, run_dir: Path | str, file: P
     RunLockedError: a process trains in `run_dir`.
     """
     run_dir, recorded = Path(run_dir), read_incident(Path(file))
-    accelerator = Accelerator(cpu=config.device == "cpu")
+    accelerator = Accelerator(cpu=runs_on_cpu(config.device))
     _require_same_run(recorded, config, accelerator.num_processes)
     with ExitStack() as stack:
         agreed(lambda: stack.enter_context(run_lock(run_dir)) if accelerator.is_main_process else None)

@@ -17,6 +17,7 @@ from typing import Any
 
 import faiss
 import numpy as np
+from faiss import swig_ptr
 
 from cm3.core.errors import ArtefactError, InputError
 from cm3.core.progress import progress
@@ -173,12 +174,19 @@ class ApproximateIndex:
         return {"kind": self.kind.name, "exact": False, "recipe": self.recipe, **settings}
 
     def search(self, queries: np.ndarray, k: int) -> Hits:
-        """The `k` best of `k · rerank` candidates; an index of whole vectors has scored them already."""
-        wanted = min(k * self.rerank, len(self.vectors))
+        """The `k` best of `k · rerank` candidates; an index of whole vectors has scored them already.
+
+        This is `index.search` without the checks that faiss's Python makes around it: for one query they show.
+        """
+        count, width = self.vectors.shape
+        wanted = min(k * self.rerank, count)
         parameters = None
         if self.lists is None:  # per search, since searches may run side by side
-            parameters = _walk_parameters(max(self.breadth, wanted, 16))
-        scores, rows = self.index.search(queries, wanted, params=parameters)
+            parameters = _walk_parameters(max(self._walk, wanted, 16))
+        queries = np.ascontiguousarray(queries, np.float32)
+        assert queries.shape[1] == width
+        scores, rows = np.empty((len(queries), wanted), np.float32), np.empty((len(queries), wanted), np.int64)
+        self.index.search_c(len(queries), swig_ptr(queries), wanted, swig_ptr(scores), swig_ptr(rows), parameters)
         if self.kind.rerank > 1:
             return exact_hits(queries, self.vectors, rows, k)
         return ordered(scores, rows)

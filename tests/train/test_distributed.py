@@ -31,9 +31,12 @@ def plain_task(tiny_task):
     return Plain
 
 
-def test_two_processes_equal_one_that_accumulates(tmp_path, settings, train_quietly, plain_task, on_two):
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_two_processes_equal_one_that_accumulates(tmp_path, settings, train_quietly, plain_task, on_two, device):
+    if device == "auto" and torch.accelerator.is_available():
+        pytest.skip("two processes would share a GPU")
     alone = train_quietly(plain_task(), settings(accumulation_steps=2), tmp_path / "one")
-    assert on_two(lambda: train_quietly(plain_task(), settings(), tmp_path / "two")) == [0, 0]
+    assert on_two(lambda: train_quietly(plain_task(), settings(device=device), tmp_path / "two")) == [0, 0]
     name = "checkpoints/step-00000008/module-model.safetensors"
     one, two = load_file(tmp_path / "one" / name), load_file(tmp_path / "two" / name)
     assert list(one) == list(two)
