@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from cm3.core.protocols import Retriever
 from cm3.decode import Prompt, continuation
-from cm3.documents.document import Document, ImageSegment
+from cm3.documents.document import Document
 from cm3.sequences.augmentation import augment
 from cm3.tokens.document_tokenizer import DocumentTokenizer
 from cm3.tokens.tokenized import TokenizedDocument
@@ -51,5 +51,4 @@ def behind_neighbors(document: TokenizedDocument, found: Sequence[Document], tok
 
 def _fewest_tokens(document: Document, tokenizer: DocumentTokenizer) -> int:
     """How many tokens `document` adds at least: a picture all of its codes, a text one, and each a delimiter."""
-    pictures = sum(isinstance(segment, ImageSegment) for segment in document.segments)
-    return pictures * (tokenizer.vocab.num_image_tokens - 1) + 2 * len(document.segments)
+    return len(document.images) * (tokenizer.vocab.num_image_tokens - 1) + 2 * len(document.segments)

@@ -204,7 +204,7 @@ def _decoded(document: Document) -> Document:
 
 
 def _decoded_segment(segment: Segment) -> Segment:
-    if isinstance(segment, ImageSegment) and (segment.image or segment.encoded or segment.path):
+    if isinstance(segment, ImageSegment) and segment.has_picture:
         return ImageSegment(image=segment.load(), codes=segment.codes)
     return segment
 

@@ -87,7 +87,7 @@ def _write_picture(neighbor: Neighbor, folder: Path | None) -> str | None:
 
 def _picture(document: Document) -> ImageSegment | None:
     """The first picture that can be shown; codes alone cannot."""
-    return next((segment for segment in document.images if segment.image or segment.encoded or segment.path), None)
+    return next((segment for segment in document.images if segment.has_picture), None)
 
 
 def _drawable(text: str) -> str:

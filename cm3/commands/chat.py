@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cm3.commands.drawing import Guidance, given
 from cm3.commands.output import AsJson, emit, say, warnings_said, write_picture
 from cm3.core.errors import CM3Error
 from cm3.core.storage import require_writable
@@ -22,7 +23,7 @@ HELP = "Say something. /image FILE shows a picture with it, /new begins again, /
 def chat(
     model: Annotated[Path, typer.Argument(help="A model folder (`cm3 quickstart` writes one).")],
     temperature: Annotated[float | None, typer.Option(help="Above 0; 0 takes the likeliest token, always.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance scale; 1 is none.")] = None,
+    guidance: Guidance = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed; the same seed and the same words give the same dialog.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for the pictures of the answers.")] = Path("pictures"),
     as_json: AsJson = False,
@@ -36,7 +37,7 @@ def chat(
     from cm3.decode.options import DecodingOptions
     from cm3.pipeline import CM3Pipeline
 
-    options = {name: value for name, value in (("temperature", temperature), ("guidance", guidance)) if value is not None}
+    options = given({"temperature": temperature, "guidance": guidance})
     chosen = validate(DecodingOptions, options, "decoding")
     chosen.make_sampling(), chosen.make_strategy()  # values out of range are refused now, not at every line
     require_writable(out)

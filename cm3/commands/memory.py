@@ -28,7 +28,6 @@ Unverified = Annotated[
 ]
 MemoryLimit = Annotated[float | None, typer.Option(min=0, help="GiB that building and searching an index may take.")]
 MinRecall = Annotated[float, typer.Option(min=0, max=1, help="Refuse an index that finds less of what an exact search finds.")]
-
 Device = Annotated[str, typer.Option(help="Where the encoder runs: cpu, cuda.")]
 
 

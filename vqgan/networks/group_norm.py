@@ -22,15 +22,15 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         if not _loses_sums(x):
             return super().forward(x)
-        if torch.is_grad_enabled() or x[0].numel() <= _BLOCK or x.dtype != torch.float32:
-            return super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last)
-        return self._in_blocks(x, torch.empty_like(x), activate=False)
+        if _suits_blocks(x):
+            return self._in_blocks(x, torch.empty_like(x), activate=False)
+        return super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last)
 
     def silu(self, x: Tensor, overwrite: bool = False) -> Tensor:
         """silu(norm(x)). `overwrite`: x is needed no more, so that without gradients the result may take its place."""
-        if not _loses_sums(x) or torch.is_grad_enabled() or x[0].numel() <= _BLOCK or x.dtype != torch.float32:
-            return F.silu(self(x), inplace=True)
-        return self._in_blocks(x, x if overwrite else torch.empty_like(x), activate=True)
+        if _loses_sums(x) and _suits_blocks(x):
+            return self._in_blocks(x, x if overwrite else torch.empty_like(x), activate=True)
+        return F.silu(self(x), inplace=True)
 
     def _in_blocks(self, x: Tensor, out: Tensor, activate: bool) -> Tensor:
         for rows, results in zip(_rows(x), _rows(out)):  # (Y · X, C) of one picture
@@ -78,6 +78,11 @@ def _joined(means: Tensor, variances: Tensor, sizes: Tensor) -> tuple[Tensor, Te
 def _loses_sums(x: Tensor) -> bool:
     """Whether torch's kernel for `x` is the one that adds naively."""
     return x.device.type == "cpu" and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _suits_blocks(x: Tensor) -> bool:
+    """Whether blocks pay: the maps are large, and nobody asks for gradients."""
+    return not torch.is_grad_enabled() and x.dtype == torch.float32 and x[0].numel() > _BLOCK
 
 
 def _rows(x: Tensor) -> Tensor:
