@@ -2,7 +2,7 @@
 
 torch's own kernel for channels-last tensors on a CPU adds up each channel one number after the other. Over a flat picture of 256²
 the sums are off by some 10^-3, and what is left after subtracting them is wrong by more than the pixels' differences. Here small
-maps go through the other layout, whose kernel adds in a tree; large ones are summed in blocks around a value of their own, and
+maps go through the other layout, whose kernel adds in a tree; large ones are summed line by line around a value of their own, and
 normalized in blocks that stay in a cache, with the activation that follows.
 """
 
@@ -33,46 +33,45 @@ class GroupNorm(nn.GroupNorm):
         return F.silu(self(x), inplace=True)
 
     def _in_blocks(self, x: Tensor, out: Tensor, activate: bool) -> Tensor:
-        for rows, results in zip(_rows(x), _rows(out)):  # (Y · X, C) of one picture
-            mean, gain = self._statistics(rows)
+        for picture, result in zip(_channels_last(x), _channels_last(out)):
+            mean, gain = self._statistics(picture)
             offset = self.bias - mean * gain
             folded = bool((mean * gain).abs().max() < _SMALL)  # one pass less, where its rounding does not show
-            for part, result in zip(_blocks(rows), _blocks(results)):
+            for part, normed in zip(_blocks(picture), _blocks(result)):
                 if folded:
-                    torch.addcmul(offset, part, gain, out=result)
+                    torch.addcmul(offset, part, gain, out=normed)
                 else:
-                    torch.addcmul(self.bias, torch.sub(part, mean, out=result), gain, out=result)
+                    torch.addcmul(self.bias, torch.sub(part, mean, out=normed), gain, out=normed)
                 if activate:
-                    F.silu(result, inplace=True)
+                    F.silu(normed, inplace=True)
         return out
 
-    def _statistics(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """For each channel the mean of its group and what a deviation is multiplied by, (C,) each, of one picture (P, C).
+    def _statistics(self, picture: Tensor) -> tuple[Tensor, Tensor]:
+        """For each channel the mean of its group and what a deviation is multiplied by, (C,) each, of one picture (Y, X, C).
 
-        Moments of blocks and their sum as in Chan, Golub, LeVeque 1979, the blocks in float32, the rest in double precision.
+        Moments of every line and their sum as in Chan, Golub, LeVeque 1979, the lines in float32, the rest in double precision.
+        A line is summed by one thread, whose cache holds it.
         """
-        blocks = _blocks(rows)
-        centers = torch.stack([part[len(part) // 3] for part in blocks])  # a flat stretch deviates from it by nothing
-        sums, squares = torch.empty_like(centers), torch.empty_like(centers)  # (blocks, C)
-        buffer = torch.empty_like(blocks[0])
-        for index, part in enumerate(blocks):
-            deviations = torch.sub(part, centers[index], out=buffer[: len(part)])
-            torch.sum(deviations, 0, out=sums[index])
-            torch.sum(deviations.square_(), 0, out=squares[index])
-        sizes = torch.tensor([[len(part)] for part in blocks], dtype=torch.float64)
-        offsets = sums / sizes
-        means, variance = _joined(centers + offsets, squares / sizes - offsets.square(), sizes)  # (C,) of each channel
-        equal = sizes.new_ones(rows.shape[1] // self.num_groups, 1)  # channels of a group
-        mean, variance = _joined(means.view(self.num_groups, -1).T, variance.view(self.num_groups, -1).T, equal)
-        gain = self.weight * (variance + self.eps).rsqrt().repeat_interleave(len(equal))
-        return mean.repeat_interleave(len(equal)).to(rows.dtype), gain.to(rows.dtype)
+        centers = picture[:, picture.shape[1] // 3].contiguous()  # (Y, C); a flat line deviates from it by nothing
+        sums, squares = torch.empty_like(centers), torch.empty_like(centers)
+        parts, buffer, start = _blocks(picture), torch.empty_like(_blocks(picture)[0]), 0
+        for part in parts:
+            lines = slice(start, start := start + len(part))
+            deviations = torch.sub(part, centers[lines, None], out=buffer[: len(part)])
+            torch.sum(deviations, 1, out=sums[lines])
+            torch.sum(deviations.square_(), 1, out=squares[lines])
+        offsets = sums.double() / picture.shape[1]
+        means, variances = _joined(centers + offsets, squares.double() / picture.shape[1] - offsets.square())  # (C,)
+        mean, variance = _joined(means.view(self.num_groups, -1).T, variances.view(self.num_groups, -1).T)  # (groups,)
+        channels = self.num_channels // self.num_groups
+        gain = self.weight * (variance + self.eps).rsqrt().repeat_interleave(channels)
+        return mean.repeat_interleave(channels).to(picture.dtype), gain.to(picture.dtype)
 
 
-def _joined(means: Tensor, variances: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
-    """Means and variances (n, C) of n samples of `sizes` (n, 1) → those of all of them together, (C,) each."""
-    shares = sizes / sizes.sum()
-    mean = (shares * means).sum(0)
-    return mean, (shares * (variances.clamp_min(0) + (means - mean).square())).sum(0)
+def _joined(means: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
+    """Means and variances (n, C) of n samples of one size → those of all of them together, (C,) each."""
+    mean = means.mean(0)
+    return mean, (variances.clamp_min(0) + (means - mean).square()).mean(0)
 
 
 def _loses_sums(x: Tensor) -> bool:
@@ -85,10 +84,11 @@ def _suits_blocks(x: Tensor) -> bool:
     return not torch.is_grad_enabled() and x.dtype == torch.float32 and x[0].numel() > _BLOCK
 
 
-def _rows(x: Tensor) -> Tensor:
-    """Channels-last (B, C, Y, X) → a view (B, Y · X, C)."""
-    return x.permute(0, 2, 3, 1).flatten(1, 2)
+def _channels_last(x: Tensor) -> Tensor:
+    """Channels-last (B, C, Y, X) → a view (B, Y, X, C)."""
+    return x.permute(0, 2, 3, 1)
 
 
-def _blocks(rows: Tensor) -> tuple[Tensor, ...]:
-    return rows.split(max(1, _BLOCK * torch.get_num_threads() // rows.shape[1]))
+def _blocks(picture: Tensor) -> tuple[Tensor, ...]:
+    """Lines of (Y, X, C) that fit the threads' caches."""
+    return picture.split(max(1, _BLOCK * torch.get_num_threads() // picture[0].numel()))
