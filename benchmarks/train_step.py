@@ -6,6 +6,11 @@ transformers makes the same mask), once on the same documents padded to the long
 from one fetch of data to the next, forward, backward, clipping and AdamW included; useful tokens are those of
 documents. Gate: loss equal to 1e-5, gradients to 1e-4.
 
+Two shapes: `cm3leon-350m` reduced to a quarter in every direction (width, row, picture and caption; fewer layers, a vocabulary
+that leaves the head its share), so that attention, blocks and head take the shares of a step that they take at full size, with
+none to two retrieved documents before each; and short documents with a large vocabulary, where most of a step is the product with
+the vocabulary, which both do alike.
+
 Then what checkpoints cost: the mean time of our step with one after every second step, written at once or from a copy while
 training goes on, beside no checkpoints. Gate: the last one holds the weights.
 """
@@ -18,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,20 +44,76 @@ from cm3.train.config import TrainConfig
 from cm3.train.loop import train
 from cm3.train.tensor_files import read_tensors
 
-WIDTH, LAYERS, HEADS, ROW, ROWS = 192, 4, 4, 512, 2
-VOCAB = Vocab(text_size=15_000, codebook_size=1_300, grid_shape=(6, 6))
 STEPS, ROUNDS = 4, 6
 
 
-def corpus() -> list[TokenizedDocument]:
-    """Texts of 8 to 200 tokens, half of them with a picture."""
-    rng = numpy_generator(0, "benchmark")
-    made = []
-    for index in range(400):
-        text = ("text", rng.integers(VOCAB.text_start, VOCAB.text_stop, int(8 * 25 ** rng.random())))
-        picture = ("image", VOCAB.image_ids(rng.integers(0, VOCAB.codebook_size, VOCAB.num_image_tokens)))
-        made.append(assemble([text, picture][: 1 + index % 2], VOCAB, str(index)))
-    return made
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of the model and of its rows; texts have from `texts[0]` to `texts[1]` tokens, one in `every` has a picture, and
+    up to `neighbors` others like it stand before a document."""
+
+    name: str
+    width: int
+    layers: int
+    row: int
+    vocab: Vocab
+    texts: tuple[int, int]
+    every: int
+    neighbors: int = 0
+    rows: int = 2
+
+    def corpus(self) -> list[TokenizedDocument]:
+        """400 documents."""
+        rng, vocab, (shortest, longest) = numpy_generator(0, "benchmark"), self.vocab, self.texts
+        made = []
+        for index in range(400):
+            segments = []
+            for part in range(1 + int(rng.integers(self.neighbors + 1))):
+                length = int(shortest * (longest / shortest) ** rng.random())
+                segments.append(("text", rng.integers(vocab.text_start, vocab.text_stop, length)))
+                if (index + part) % self.every == self.every - 1:
+                    segments.append(("image", vocab.image_ids(rng.integers(0, vocab.codebook_size, vocab.num_image_tokens))))
+            made.append(assemble(segments, vocab, str(index)))
+        return made
+
+    def loader(self) -> SequenceLoader:
+        how = LoaderConfig(row_length=self.row, batch_size=self.rows, objective=ObjectiveConfig(name="causal"))
+        return SequenceLoader(self.corpus(), self.vocab, how, 0)
+
+    def models(self) -> tuple[TokenObjective, LlamaForCausalLM]:
+        """Ours and a Llama with the same weights."""
+        sizes = {"vocab_size": self.vocab.size, "hidden_size": self.width, "num_hidden_layers": self.layers}
+        rest = {"num_attention_heads": self.width // 64, "max_position_embeddings": self.row, "tie_word_embeddings": True}
+        shape = {**sizes, **rest, "intermediate_size": 4 * self.width}
+        config = preset("tiny", **shape, norm="rmsnorm", qk_norm="none", norm_eps=1e-6, grid_embedding=False)
+        ours = create_model(config, 0)
+        use_attention(ours, "auto", train_config())
+        llama = LlamaForCausalLM(
+            LlamaConfig(**shape, rms_norm_eps=1e-6, attn_implementation="sdpa", pad_token_id=self.vocab.pad_id)
+        )
+        llama.load_state_dict(ours.state_dict())
+        return TokenObjective(ours, self.vocab, LossConfig()), llama
+
+
+QUARTER = Shape(
+    "cm3leon-350m at a quarter",
+    width=256,
+    layers=6,
+    row=1024,
+    vocab=Vocab(text_size=2_000, codebook_size=2_048, grid_shape=(16, 16)),
+    texts=(8, 32),
+    every=1,
+    neighbors=2,
+)
+SHORT = Shape(
+    "short documents, large vocabulary",
+    width=192,
+    layers=4,
+    row=512,
+    vocab=Vocab(text_size=15_000, codebook_size=1_300, grid_shape=(6, 6)),
+    texts=(8, 200),
+    every=2,
+)
 
 
 class Timed:
@@ -71,17 +133,13 @@ class Timed:
 class TimedTask(TokenTask):
     """Our task, remembering when its data is fetched."""
 
-    def __init__(self, objective: TokenObjective, batches: list[Batch]) -> None:
-        super().__init__(objective, SequenceLoader(corpus(), VOCAB, loader_config(), 0))
+    def __init__(self, objective: TokenObjective, loader: SequenceLoader, batches: list[Batch]) -> None:
+        super().__init__(objective, loader)
         self.batches, self.timed = batches, Timed()
 
     def batch(self, step: int, shard: Any) -> Batch:
         self.timed.tick()
         return self.batches[step % len(self.batches)]
-
-
-def loader_config() -> LoaderConfig:
-    return LoaderConfig(row_length=ROW, batch_size=ROWS, objective=ObjectiveConfig(name="causal"))
 
 
 def train_config(**changes: Any) -> TrainConfig:
@@ -111,24 +169,12 @@ def packed_for_llama(batch: Batch) -> dict[str, Tensor]:
     return {"input_ids": batch.tokens, "position_ids": batch.positions, "labels": labels}
 
 
-def padded_for_llama(batch: Batch) -> dict[str, Tensor]:
+def padded_for_llama(batch: Batch, pad_id: int) -> dict[str, Tensor]:
     """The documents of the same rows, one per row, padded to the longest."""
     found = [ids[own == number] for ids, own in zip(batch.tokens, batch.document_ids) for number in range(1, int(own.max()) + 1)]
-    ids = torch.nn.utils.rnn.pad_sequence(found, batch_first=True, padding_value=VOCAB.pad_id)
+    ids = torch.nn.utils.rnn.pad_sequence(found, batch_first=True, padding_value=pad_id)
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(one) for one in found], batch_first=True)
     return {"input_ids": ids, "attention_mask": mask, "labels": torch.where(mask > 0, ids, -100)}
-
-
-def models() -> tuple[TokenObjective, LlamaForCausalLM]:
-    """Ours and a Llama with the same weights."""
-    sizes = {"vocab_size": VOCAB.size, "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
-    shape = {**sizes, "intermediate_size": 4 * WIDTH, "max_position_embeddings": ROW, "tie_word_embeddings": True}
-    config = preset("tiny", **shape, norm="rmsnorm", qk_norm="none", norm_eps=1e-6, grid_embedding=False)
-    ours = create_model(config, 0)
-    use_attention(ours, "auto", train_config())
-    llama = LlamaForCausalLM(LlamaConfig(**shape, rms_norm_eps=1e-6, attn_implementation="sdpa", pad_token_id=VOCAB.pad_id))
-    llama.load_state_dict(ours.state_dict())
-    return TokenObjective(ours, VOCAB, LossConfig()), llama
 
 
 def gate(ours: TokenObjective, llama: LlamaForCausalLM, batch: Batch, inputs: dict[str, Tensor]) -> str:
@@ -146,9 +192,9 @@ def gate(ours: TokenObjective, llama: LlamaForCausalLM, batch: Batch, inputs: di
     return "ok" if worst <= 1e-4 else f"gradients differ by {worst:.1e}"
 
 
-def our_steps(objective: TokenObjective, batches: list[Batch]) -> list[float]:
+def our_steps(objective: TokenObjective, loader: SequenceLoader, batches: list[Batch]) -> list[float]:
     """Seconds of some steps of our loop."""
-    task = TimedTask(objective, batches)
+    task = TimedTask(objective, loader, batches)
     with tempfile.TemporaryDirectory() as folder:
         train(task, train_config(), Path(folder) / "run")
     return task.timed.seconds()
@@ -169,24 +215,28 @@ def trainer_steps(llama: LlamaForCausalLM, batches: list[dict[str, Tensor]]) -> 
     return data.timed.seconds()
 
 
-def saving_steps(objective: TokenObjective, batches: list[Batch], **saving: Any) -> tuple[list[float], bool]:
+def saving_steps(
+    objective: TokenObjective, loader: SequenceLoader, batches: list[Batch], **saving: Any
+) -> tuple[list[float], bool]:
     """Seconds of some steps of our loop with those settings, and whether the last checkpoint holds the weights."""
-    task = TimedTask(objective, batches)
+    task = TimedTask(objective, loader, batches)
     with tempfile.TemporaryDirectory() as folder:
         train(task, train_config(**saving), Path(folder) / "run")
         saved = read_tensors(Path(folder) / "run" / "checkpoints" / f"step-{STEPS + 2:08d}" / "module-objective.safetensors")
     return task.timed.seconds(), all(torch.equal(saved[name], value) for name, value in objective.state_dict().items())
 
 
-def saving_rows(objective: TokenObjective, batches: list[Batch]) -> Iterator[Row]:
+def saving_rows(shape: Shape) -> Iterator[Row]:
     """The mean time of a step with checkpoints, written at once and while training goes on, beside none."""
+    (objective, _), loader = shape.models(), shape.loader()
+    batches = [loader.batch(step) for step in range(STEPS + 2)]
     plain: dict[str, Any] = {}
     at_once: dict[str, Any] = {"checkpoint_every": 2}
     settings = {"none": plain, "written at once": at_once, "written from a copy": {**at_once, "async_save": True}}
     runs: dict[str, list[tuple[list[float], bool]]] = {name: [] for name in settings}
     for _ in range(ROUNDS):
         for name, how in settings.items():
-            runs[name].append(saving_steps(objective, batches, **how))
+            runs[name].append(saving_steps(objective, loader, batches, **how))
     mean = {name: 1e3 * statistics.mean(time for times, _ in found for time in times) for name, found in runs.items()}
     for name in list(settings)[1:]:
         yield Row(
@@ -200,40 +250,45 @@ def saving_rows(objective: TokenObjective, batches: list[Batch]) -> Iterator[Row
         )
 
 
-def rows() -> Iterator[Row]:
+def step_rows(shape: Shape) -> Iterator[Row]:
     """Time against packed and padded rows, then the peak memory of a forward and backward pass."""
-    logging.set_verbosity_error()
-    ours, llama = models()
-    loader = SequenceLoader(corpus(), VOCAB, loader_config(), 0)
+    (ours, llama), loader = shape.models(), shape.loader()
     batches = [loader.batch(step) for step in range(STEPS + 2)]
-    packed, padded = [packed_for_llama(batch) for batch in batches], [padded_for_llama(batch) for batch in batches]
+    packed = [packed_for_llama(batch) for batch in batches]
+    padded = [padded_for_llama(batch, shape.vocab.pad_id) for batch in batches]
     gates = [gate(ours, llama, batches[0], inputs[0]) for inputs in (packed, padded)]
     seconds: dict[str, list[float]] = {"ours": [], "packed": [], "padded": []}
     for _ in range(ROUNDS):
-        seconds["ours"] += our_steps(ours, batches)
+        seconds["ours"] += our_steps(ours, loader, batches)
         seconds["packed"] += trainer_steps(llama, packed)
         seconds["padded"] += trainer_steps(llama, padded)
     tokens = statistics.mean(batch.num_tokens for batch in batches)
     speed = {name: tokens / statistics.median(times) for name, times in seconds.items()}
     for name, checked in zip(("packed", "padded"), gates):
-        row = Row(
-            row="",
+        yield Row(
+            row=f"{shape.name}: useful tokens per second / Trainer, {name} rows",
             ours=round(speed["ours"]),
             peer=round(speed[name]),
-            ratio=0,
+            ratio=round(speed["ours"] / speed[name], 3),
             unit="tokens/s",
             limit_fraction=None,
             gate=checked,
         )
-        yield row | {"row": f"useful tokens per second / Trainer, {name} rows", "ratio": round(speed["ours"] / speed[name], 3)}
     passes: list[Callable[[], Any]] = [
         lambda: ours(batches[0]).loss.backward(),
         lambda: llama(**packed[0], use_cache=False).loss.backward(),
     ]
     mine, theirs = (peak_mib(action) for action in passes)
-    name = "peak memory of forward and backward / Trainer's model, packed rows"
+    name = f"{shape.name}: peak memory of forward and backward / Trainer's model, packed rows"
     yield Row(row=name, ours=mine, peer=theirs, ratio=theirs / mine, unit="MiB", limit_fraction=None, gate=gates[0])
-    yield from saving_rows(ours, batches)
+
+
+def rows() -> Iterator[Row]:
+    """Both shapes, then checkpoints."""
+    logging.set_verbosity_error()
+    for shape in (QUARTER, SHORT):
+        yield from step_rows(shape)
+    yield from saving_rows(SHORT)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 BY_DOCUMENT = "sdpa_by_document"
-LEAST_SHARE = 0.5  # a document shorter than this share of the longest one of its group starts another group
+LEAST_SHARE = 0.75  # a document shorter than this share of the longest one of its group starts another group
 NARROW_HEAD = 64  # in bf16 the CPU kernel's backward pass is up to 2.5 times slower than in fp32 for heads narrower than this
 
 

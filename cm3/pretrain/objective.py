@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from cm3.core.runfile import RunConfig
 from cm3.model import CM3ForCausalLM
-from cm3.pretrain.losses import balanced_weights, linear_cross_entropy
+from cm3.model.document_attention import BY_DOCUMENT
+from cm3.pretrain.losses import ROW_STEP, balanced_weights, linear_cross_entropy
 from cm3.sequences.batch import Batch
 from cm3.tokens.vocab import Vocab
 from cm3.train.task import Ratio
@@ -50,6 +51,8 @@ class TokenObjective(nn.Module):
 
     def forward(self, batch: Batch) -> TokenLoss:
         """Run the rows of `batch` (B, T) and compare what they predict with its targets where a weight stands."""
+        if self.model.config._attn_implementation == BY_DOCUMENT:
+            batch = batch.without_padding(ROW_STEP)  # which nothing looks at
         hidden = self.model.model(
             input_ids=batch.tokens,
             position_ids=batch.positions,

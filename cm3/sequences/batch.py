@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -32,6 +32,18 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`."""
         return Batch(**{field.name: getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)})
+
+    def without_padding(self, step: int) -> Batch:
+        """The same documents in one row: (1, M), as they come, without padding but for what fills M up to a multiple of `step`.
+
+        For a model that computes a document at a time. Document ids stay different; with B · T tokens or fewer, M is no more.
+        """
+        padding = self.document_ids.flatten() == 0
+        count = max(1, int((~padding).sum()))  # a row of nothing has no shape
+        kept = padding.to(torch.uint8).argsort(stable=True)[: count + -count % step]  # documents first
+        rows = torch.arange(len(self.document_ids), device=padding.device)[:, None] * (self.document_ids.max() + 1)
+        apart = replace(self, document_ids=torch.where(self.document_ids > 0, self.document_ids + rows, 0))
+        return Batch(**{field.name: getattr(apart, field.name).flatten()[None, kept] for field in fields(self)})
 
     @property
     def num_tokens(self) -> int:

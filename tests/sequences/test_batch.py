@@ -40,6 +40,25 @@ def test_weighted_targets_are_exactly_all_tokens_but_the_first(vocab, make):
     assert learned.tolist() == np.concatenate([document.token_ids[1:] for document in documents]).tolist()
 
 
+def test_without_padding_the_same_documents_stand_in_one_row(vocab, make):
+    """The first documents of two rows bear one number; beside each other they must not."""
+    batch = collate([[make("t", 2)], [make("ti", 1), make("t", 3)], []], 40, vocab.pad_id)
+    real = batch.document_ids > 0
+    dense = batch.without_padding(8)
+    assert dense.tokens.shape == (1, -(-batch.num_tokens // 8) * 8)
+    assert dense.num_tokens == batch.num_tokens
+    for name in ("tokens", "targets", "loss_weights", "positions", "grid_positions"):
+        found, padding = getattr(dense, name)[0].tensor_split([batch.num_tokens])
+        assert torch.equal(found, getattr(batch, name)[real])
+        assert (padding == (vocab.pad_id if name in ("tokens", "targets") else 0)).all()
+    ids = dense.document_ids[0, : batch.num_tokens]
+    starts = (batch.positions[real] == 0).nonzero()[:, 0]
+    assert torch.equal((ids.diff(prepend=ids.new_zeros(1)) != 0).nonzero()[:, 0], starts)
+    assert collate([[]], 40, vocab.pad_id).without_padding(8).tokens.shape == (1, 8)
+    full = collate([[make("t", 2)]], len(make("t", 2)), vocab.pad_id)
+    assert torch.equal(full.without_padding(8).tokens, full.tokens)  # nothing to fill up with
+
+
 def test_moving_a_batch_keeps_its_values(vocab, make):
     batch = collate([[make("t")]], 16, vocab.pad_id)
     assert torch.equal(batch.to("cpu").tokens, batch.tokens)
