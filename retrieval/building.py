@@ -11,10 +11,10 @@ what stood there before still stands. Readers of an older bank keep it until the
 
 from __future__ import annotations
 
-import logging
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -25,7 +25,6 @@ from cm3.core.artefact import MANIFEST, fingerprint, require_replaceable
 from cm3.core.devices import require_device
 from cm3.core.errors import InputError, UsageError
 from cm3.core.progress import progress
-from cm3.core.storage import sibling
 from cm3.documents.document import Document, ImageSegment, Segment
 from cm3.documents.readers import open_records, read_documents
 from cm3.documents.records import ReadOptions
@@ -38,12 +37,10 @@ from retrieval.encoders import load_encoder
 from retrieval.encoders.hashing import HashingEncoder
 from retrieval.encoders.hub import encoder_folder
 from retrieval.indexing import require_possible, require_room
+from retrieval.own_encoder import own_encoder, own_place
 from retrieval.plan import BankPlan, BuiltBank, derived_plan
 
-_LEAST_PAIRS = 64  # fewer teach an encoder nothing
 _COUNTING_S = 10.0  # encoding takes four times as long with the smallest encoder, hundreds of times with a large one
-
-_logger = logging.getLogger(__name__)
 
 Source = Path | str | Iterable[Document]
 
@@ -61,7 +58,8 @@ def build(
         beside `out`; if there is none, a small one is trained on the pairs of `source` (hashed features below 64 pairs).
     report: gets the account of what was read (see `read_documents`).
 
-    An interrupted build that ran for more than half a minute is continued by the next one (see `retrieval.bank_writer`).
+    An interrupted build is continued by the next one: the documents, once it encoded for more than half a minute (see
+    `retrieval.bank_writer`), and the encoder that it trained or was training (see `retrieval.own_encoder`).
 
     Raises `InputError` for no documents, a double id or a document that cannot be encoded, `BudgetError` when more than 1 % of
     the records were rejected, `UsageError` when no encoder is found, the memory limit is too small or the device is not there,
@@ -71,15 +69,14 @@ def build(
     config, out = config or BuildConfig(), Path(out)
     require_device(config.device)
     require_replaceable(out, KIND)
-    scratch = sibling(out, prefix=".", suffix=".encoder")
-    try:
-        folder = _encoder_folder(source, out, encoder, scratch)
+    with _encoder_folder(source, out, encoder) as folder:
         loaded = HashingEncoder() if folder is None else load_encoder(folder, config.device)
-        embedded = folder if config.embed_encoder or folder == scratch else None  # the trained one stands nowhere else
+        own = folder is not None and folder.parent == own_place(out)  # which stands nowhere else afterwards
+        embedded = folder if config.embed_encoder or own else None
         plan = BankPlan(out, loaded, config, embedded, {"source": _name(source), **_stated_encoder(folder)})
-        return plan.publish(lambda writer: _add_all(writer, source, report))
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        built = plan.publish(lambda writer: _add_all(writer, source, report))
+    shutil.rmtree(own_place(out), ignore_errors=True)
+    return built
 
 
 def add(path: Path | str, source: Source, config: BuildConfig | None = None, report: ReadReport | None = None) -> BuiltBank:
@@ -209,28 +206,19 @@ def _decoded_segment(segment: Segment) -> Segment:
     return segment
 
 
-def _encoder_folder(source: Source, out: Path, encoder: Path | str | None, scratch: Path) -> Path | None:
+@contextmanager
+def _encoder_folder(source: Source, out: Path, encoder: Path | str | None) -> Iterator[Path | None]:
     """The folder of the encoder to use; None for the hashing one."""
-    if encoder is not None:
-        return None if encoder == "hashing" else encoder_folder(encoder)
     beside = out.absolute().parent / ENCODER_FOLDER
-    if (beside / "config.json").is_file():
-        return beside
-    if not isinstance(source, str | Path):
+    if encoder is not None:
+        yield None if encoder == "hashing" else encoder_folder(encoder)
+    elif (beside / "config.json").is_file():
+        yield beside
+    elif isinstance(source, str | Path):
+        with own_encoder(source, out) as folder:
+            yield folder
+    else:
         raise UsageError(f"no encoder given and none lies at {beside}; give the folder of one, or 'hashing'")
-    return _new_encoder(source, out, scratch)
-
-
-def _new_encoder(source: Path | str, out: Path, scratch: Path) -> Path | None:
-    """An encoder trained on the pairs of `source`, or None when there are too few of them."""
-    from retrieval.training import train_encoder
-
-    pairs = sum(1 for document in read_documents(source, report=ReadReport()) if document.text.strip() and document.images)
-    if pairs < _LEAST_PAIRS:
-        _logger.warning("%s: %d pairs of picture and text are too few to train an encoder; hashed features are used", out, pairs)
-        return None
-    _logger.warning("%s: no encoder given; training a small one on its %d pairs (pass an encoder to avoid this)", out, pairs)
-    return train_encoder(source, scratch, report=ReadReport()).path
 
 
 def _name(source: Source) -> str:

@@ -182,18 +182,6 @@ def test_documents_are_encoded_on_the_device_asked_for(
     assert set(devices) == {"cpu:0"}
 
 
-def test_a_failed_build_leaves_no_encoder_behind(
-    pairs: list[Document], clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def trained(source: object, out: Path, encoder: object, scratch: Path) -> Path:
-        return Path(shutil.copytree(clip_folder, scratch))
-
-    monkeypatch.setattr(build_module, "_encoder_folder", trained)
-    with pytest.raises(InputError, match="unique"):
-        retrieval.build([*pairs, pairs[0]], tmp_path / "bank")
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_bank_inside_a_larger_artefact_is_not_changed(pairs: list[Document], hashing_bank: Path, tmp_path: Path) -> None:
     with writing(tmp_path / "model", "model") as folder:
         shutil.copytree(hashing_bank, folder / "memory")
