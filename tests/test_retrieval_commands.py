@@ -39,7 +39,7 @@ def test_add_and_remove(command, memory, pictures, tmp_path):
     fresh.mkdir()
     Image.new("RGB", (9, 9), "red").save(fresh / "red.png")
     (fresh / "red.txt").write_text("a red square")
-    added = json.loads(command.works("retrieval", "add", memory, "fresh", "--json"))
+    added = json.loads(command.works("retrieval", "add", "memory", "fresh", "--json"))
     assert (added["count"], added["read"], added["rejected"]) == (len(before) + 1, 1, {})
     assert ids_in(memory) == [*before, "red"]
     command.fails(2, ["'red'", "unique"], "retrieval", "add", memory, "fresh")

@@ -86,7 +86,7 @@ def publish_generation(finished: Path, path: Path, base: Path | None = None) -> 
     """
     path.mkdir(exist_ok=True)
     with _alone(path):
-        if base is not None and current(path) != base:
+        if base is not None and current(path).resolve() != base.resolve():  # either may be relative, or go through a link
             raise RunLockedError(f"{path} was changed by another process meanwhile; nothing is published, run the command again")
         name = f"generation-{1 + max(_numbers(path), default=0):06d}"
         os.rename(finished, path / name)

@@ -58,6 +58,14 @@ def test_a_change_of_what_changed_meanwhile_is_refused(tmp_path: Path) -> None:
     assert names(tmp_path / "x") == [CURRENT, "generation-000002"]
 
 
+def test_the_same_base_by_another_way_of_writing_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(tmp_path / "x", "first")
+    (tmp_path / "link").symlink_to("x")
+    monkeypatch.chdir(tmp_path)
+    for path in (Path("x"), Path("link"), tmp_path / "x" / ".." / "x"):
+        publish(path, "next", current(path))
+
+
 def test_a_failure_publishes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(tmp_path / "x", "first")
 
