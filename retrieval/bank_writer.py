@@ -60,10 +60,11 @@ class BankWriter:
         """Documents so far."""
         return len(self._documents)
 
-    def add(self, documents: Sequence[Document], vectors: np.ndarray | None = None) -> None:
+    def add(self, documents: Sequence[Document], vectors: np.ndarray | None = None) -> int:
         """Encode and append `documents`; with `vectors` (n, E), unit rows, they are not encoded but taken as they are.
 
-        Raises `InputError` for a double id or a document that cannot be encoded or stored.
+        Returns how many of them an earlier run had added. Raises `InputError` for a double id or a document that cannot be
+        encoded or stored.
         """
         known = self._pass_over(len(documents), lambda row: (documents[row].id, content_hash(documents[row])))
         if fresh := documents[known:]:
@@ -71,6 +72,7 @@ class BankWriter:
         for document in fresh:
             self._documents.add(document)
         self._sync_now_and_then()
+        return known
 
     def take_over(self, bank: MemoryBank, rows: np.ndarray) -> None:
         """Append the documents in `rows` of `bank`, which has the same encoder, with their stored vectors and pictures."""

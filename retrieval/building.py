@@ -172,8 +172,9 @@ def _add_all(writer: BankWriter, source: Source, report: ReadReport | None, befo
         while batch := [_decoded(document) for document in islice(documents, config.batch_size)]:
             seen += len(batch)
             require_room(seen, writer.encoder.width, config)  # nobody may have known how many come
-            writer.add(batch)
-            bar.advance(len(batch))
+            known = writer.add(batch)
+            bar.skip(known)
+            bar.advance(len(batch) - known)
 
 
 def _count(source: Source) -> int:

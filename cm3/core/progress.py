@@ -20,8 +20,8 @@ class Progress:
     """Counts up to `total` (0: nobody knows how many); made by `progress`."""
 
     def __init__(self, total: int, label: str, unit: str, silent: bool = False) -> None:
-        self.total, self.label, self.unit, self.count = total, label, unit, 0
-        self._started = self._last_line = time.monotonic()
+        self.total, self.label, self.unit, self.count, self._skipped = total, label, unit, 0, 0
+        self._started = self._working_since = self._last_line = time.monotonic()
         self._silent = silent or os.environ.get("CM3_PROGRESS", "") == "off"
         interactive = not self._silent and sys.stderr.isatty()
         self._bar = tqdm(total=total or None, desc=label, unit=unit, file=sys.stderr, leave=True) if interactive else None
@@ -36,15 +36,27 @@ class Progress:
         elif not self._silent and time.monotonic() - self._last_line >= _LINE_INTERVAL_S:
             self._print_line(figures)
 
+    def skip(self, n: int) -> None:
+        """Count `n` units that an earlier run did, before any others: they say nothing of how long the rest will take."""
+        if n == 0:
+            return
+        self.count += n
+        self._skipped += n
+        self._working_since = time.monotonic()
+        if self._bar is not None:
+            self._bar.initial += n
+            self._bar.update(n)
+            self._bar.unpause()
+
     def _print_line(self, figures: dict[str, float]) -> None:
         self._last_line = time.monotonic()
-        elapsed = self._last_line - self._started
         shown = "".join(f", {name} {value:.4g}" for name, value in figures.items())
-        if self.total:
-            left = elapsed * (self.total - self.count) / max(self.count, 1)
-            text = f"{self.count}/{self.total} {self.unit}, {left:.0f} s left"
-        else:
-            text = f"{self.count} {self.unit} in {elapsed:.0f} s"
+        done = self.count - self._skipped
+        text = f"{self.count}/{self.total} {self.unit}" if self.total else f"{self.count} {self.unit}"
+        if self.total and done:
+            text += f", {(self._last_line - self._working_since) * (self.total - self.count) / done:.0f} s left"
+        elif not self.total:
+            text += f" in {self._last_line - self._started:.0f} s"
         print(f"{self.label}: {text}{shown}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
@@ -57,8 +69,7 @@ class Progress:
 def progress(total: int, label: str, unit: str = "step", initial: int = 0, silent: bool = False) -> Iterator[Progress]:
     """Show the progress of `total` units of work called `label` (0: unknown); `initial` are already done."""
     bar = Progress(total, label, unit, silent)
-    if initial:
-        bar.advance(initial)
+    bar.skip(initial)
     try:
         yield bar
     finally:

@@ -62,10 +62,10 @@ def stop_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, num
     if child == 0:
         add = BankWriter.add
 
-        def add_or_die(writer: BankWriter, *arguments: object) -> None:
+        def add_or_die(writer: BankWriter, *arguments: object) -> int:
             if writer.count == 8:
                 os.kill(os.getpid(), number)
-            add(writer, *arguments)  # type: ignore[arg-type]
+            return add(writer, *arguments)  # type: ignore[arg-type]
 
         def train_or_die(name: str, step: int) -> None:
             if (name, step) == ("updated", 2):

@@ -55,11 +55,14 @@ def names(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir())
 
 
-def test_goes_on_and_gives_the_same_bank(pairs: list[Document], tmp_path: Path) -> None:
+def test_goes_on_and_gives_the_same_bank(pairs: list[Document], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     retrieval.build(pairs, tmp_path / "whole", "hashing", SMALL)
     interrupted_build(pairs, 30, tmp_path / "bank")
+    skipped: list[int] = []
+    monkeypatch.setattr("cm3.core.progress.Progress.skip", lambda bar, n: skipped.append(n))
     retrieval.build(pairs, tmp_path / "bank", "hashing", SMALL)
     assert CountingEncoder.texts == 48 - 28  # seven whole batches were kept
+    assert sum(skipped) == 28  # and tell nothing of the time left
     assert fingerprint(tmp_path / "bank") == fingerprint(tmp_path / "whole")
     assert names(tmp_path) == ["bank", "whole"]
 
