@@ -29,7 +29,9 @@ def test_build_search_and_grid(command, memory, tmp_path):
     command.works("retrieval", "search", memory, "--text", "picture", "--grid", tmp_path / "grid.png")
     with Image.open(tmp_path / "grid.png") as grid:
         assert grid.size[0] > 100
-    assert "generation-000001" in command.works("retrieval", "info", memory)
+    info = command.works("retrieval", "info", memory)
+    assert "generation-000001" in info
+    assert "kind flat, exact True\n" in info
 
 
 def test_add_and_remove(command, memory, pictures, tmp_path):
