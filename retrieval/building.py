@@ -69,6 +69,7 @@ def build(
     config, out = config or BuildConfig(), Path(out)
     require_device(config.device)
     require_replaceable(out, KIND)
+    require_possible(0, 0, config)  # a name that is no index, before an encoder is trained
     with _encoder_folder(source, out, encoder) as folder:
         loaded = HashingEncoder() if folder is None else load_encoder(folder, config.device)
         own = folder is not None and folder.parent == own_place(out)  # which stands nowhere else afterwards

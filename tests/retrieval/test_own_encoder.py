@@ -11,7 +11,7 @@ import pytest
 
 import retrieval
 from cm3.core.artefact import fingerprint
-from cm3.core.errors import InputError, RunLockedError
+from cm3.core.errors import InputError, RunLockedError, UsageError
 from cm3.documents.document import Document
 from cm3.documents.writers import write_documents
 from cm3.train.runlock import run_lock
@@ -143,6 +143,14 @@ def test_a_second_builder_is_refused_before_it_trains(whole: str, steps: Steps, 
     with run_lock(tmp_path / ".bank.encoder"), pytest.raises(RunLockedError, match="in use by process"):
         retrieval.build(tmp_path / "data", tmp_path / "bank", config=SMALL)
     assert steps == []
+
+
+def test_an_unknown_index_is_refused_before_anything_is_trained(pairs: list[Document], steps: Steps, tmp_path: Path) -> None:
+    write_documents(pairs, tmp_path / "data")
+    with pytest.raises(UsageError, match="flat"):
+        retrieval.build(tmp_path / "data", tmp_path / "bank", config=BuildConfig(index="flatt"))
+    assert steps == []
+    assert names(tmp_path) == ["data"]
 
 
 def test_what_fails_before_training_leaves_nothing(steps: Steps, tmp_path: Path) -> None:
