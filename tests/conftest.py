@@ -2,6 +2,7 @@
 
 The suite runs on one thread: small tensors gain nothing from more, results do not depend on the machine's cores, and the tests
 that fork a process to kill it must not fork a running thread pool. Set here, before anything imports torch.
+A shell starts what runs in the background with interruptions ignored; here they are heard again, for the tests that interrupt.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +26,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TEXTS = ["a red circle", "a blue square", "how many circles?", "describe"]
 

@@ -182,7 +182,7 @@ def test_searches(command, toy_model, query, words):
         (["nonsense"], ["No such command 'nonsense'", "cm3 --help"]),
         (["retrieval", "serch"], ["serch", "cm3 retrieval --help"]),
         (["generate"], ["'model'", "cm3 generate --help"]),
-        (["list", "task"], ["'task'", "tasks"]),
+        (["list", "task"], ["unknown kind 'task'", "tasks"]),
         (["list", "tasks", "more"], ["more"]),
         (["quickstart", "--minutes", "nan"], ["--minutes", "nan"]),
         (["quickstart", "--minutes", "1e9"], ["--minutes", "1440"]),
@@ -241,6 +241,7 @@ def test_run_files_that_are_none_and_overrides(command, tmp_path):
     command.fails(2, ["'steps'", "key.path=value"], "vqgan", "train", "run.toml", "steps")
     command.fails(2, ["unknown key 'trian'", "did you mean 'train'"], "vqgan", "train", "run.toml", "trian.steps=3")
     command.fails(2, ["nothing at pictures"], "vqgan", "train", "run.toml")
+    command.fails(2, ["unknown key 'data'"], "sft", "train", "run.toml")
     (tmp_path / "tune.toml").write_text('model = "m"\nout = "o"\n[[mixture]]\ntask = "vqaa"\ndata = "x"\n')
     command.fails(2, ["unknown task 'vqaa'", "did you mean 'vqa'"], "sft", "train", "tune.toml")
     (tmp_path / "pretrain.toml").write_text('tokens = "t"\ntokenizer = "x"\nout = "o"\n')

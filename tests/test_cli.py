@@ -1,4 +1,4 @@
-"""The command line as a process: help is quick, a user's mistake is one sentence and the documented exit code."""
+"""The command line: every command has help, a user's mistake is one sentence and the documented exit code."""
 
 from __future__ import annotations
 
@@ -14,25 +14,15 @@ from PIL import Image
 from cm3.core import artefact
 
 
-def cm3(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cm3.cli", *map(str, arguments)]
-    environment = {**os.environ, "CM3_PROGRESS": "off", "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=120)
-
-
-def assert_one_sentence(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
-    """Exit `code`, nothing on stdout, one line on stderr with all of `words`, no traceback."""
-    assert done.returncode == code, done.stderr
-    assert done.stdout == ""
-    assert "Traceback" not in done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("cm3: error:")]
-    assert len(lines) == 1, done.stderr
-    for word in words:
-        assert word in lines[0], lines[0]
+def process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """`cm3` in a process of its own, started as its module."""
+    line = [sys.executable, "-m", "cm3.cli", *map(str, arguments)]
+    environment = {**os.environ, "CM3_PROGRESS": "off", "COLUMNS": "120"}
+    return subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=120)
 
 
 def test_help_teaches() -> None:
-    done = cm3("--help")
+    done = process("--help")
     assert done.returncode == 0
     for command in ("quickstart", "generate", "caption", "ask", "edit", "infill", "tokenize", "train", "eval", "retrieval"):
         assert command in done.stdout
@@ -40,7 +30,7 @@ def test_help_teaches() -> None:
 
 
 @pytest.mark.parametrize(
-    "command",
+    "name",
     [
         *("quickstart", "generate", "caption", "ask", "edit", "infill", "chat"),
         *("tokenize", "train", "eval", "convert", "list", "info", "verify"),
@@ -59,53 +49,37 @@ def test_help_teaches() -> None:
         *("retrieval info", "sft train", "sft preview", "sft data check"),
     ],
 )
-def test_every_command_has_help(command: str) -> None:
-    done = cm3(*command.split(), "--help")
-    assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) > 4
+def test_every_command_has_help(command, name: str) -> None:
+    assert len(command.works(*name.split(), "--help").splitlines()) > 4
 
 
-def test_version() -> None:
-    assert cm3("--version").stdout.startswith("cm3 0.")
+def test_version(command) -> None:
+    assert command.works("--version").startswith("cm3 0.")
 
 
-def test_wrong_usage(tmp_path: Path) -> None:
-    assert_one_sentence(cm3("nonsense"), 2, "nonsense", "cm3 --help")
-    assert_one_sentence(cm3("generate"), 2, "model", "cm3 generate --help")
-    assert_one_sentence(cm3("list", "task"), 2, "unknown kind 'task'", "tasks")
-    assert_one_sentence(cm3("train", tmp_path / "none.toml"), 2, "does not exist")
+def test_wrong_usage_as_a_process(tmp_path: Path) -> None:
+    """The others are in `test_bad_input.py`, in this process."""
+    done = process("train", tmp_path / "none.toml")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"cm3: error: run file {tmp_path / 'none.toml'} does not exist; check the path\n"
 
 
-def test_run_files(tmp_path: Path, command) -> None:
-    run = tmp_path / "run.toml"
-    run.write_text('data = "x"\nout = "y"\npresett = "tiny"\n')
-    command.fails(2, ["presett", "did you mean 'preset'"], "vqgan", "train", run)
-    run.write_text('data = "x"\nout = "y"\n[train]\nsteps = "many"\n')
-    command.fails(2, ["train.steps", "many"], "vqgan", "train", run)
-    command.fails(2, ["unknown key"], "sft", "train", run)
+def test_list(command) -> None:
+    assert "tasks" in command.works("list").split()
+    tasks = ["text_to_image", "captioning", "vqa", "editing", "infilling"]
+    assert json.loads(command.works("list", "tasks", "--json")) == tasks
+    assert "cm3leon-7b" in command.works("list", "models")
 
 
-def test_list() -> None:
-    assert "tasks" in cm3("list").stdout.split()
-    assert json.loads(cm3("list", "tasks", "--json").stdout) == [
-        "text_to_image",
-        "captioning",
-        "vqa",
-        "editing",
-        "infilling",
-    ]
-    assert "cm3leon-7b" in cm3("list", "models").stdout
-
-
-def test_info_and_verify(tmp_path: Path) -> None:
+def test_info_and_verify(tmp_path: Path, command) -> None:
     with artefact.writing(tmp_path / "x", kind="sample", provenance={"seed": 1}) as folder:
         (folder / "a.txt").write_text("hello")
-    shown = json.loads(cm3("info", tmp_path / "x", "--json").stdout)
+    shown = json.loads(command.works("info", tmp_path / "x", "--json"))
     assert (shown["kind"], shown["bytes"], shown["provenance"]) == ("sample", 5, {"seed": 1})
-    assert cm3("verify", tmp_path / "x").returncode == 0
+    command.works("verify", tmp_path / "x")
     (tmp_path / "x" / "a.txt").write_text("hellO")
-    assert_one_sentence(cm3("verify", tmp_path / "x"), 4, "a.txt", "damaged")
-    assert_one_sentence(cm3("info", tmp_path / "nowhere"), 4, "no such folder")
+    command.fails(4, ["a.txt", "damaged"], "verify", tmp_path / "x")
+    command.fails(4, ["no such folder"], "info", tmp_path / "nowhere")
 
 
 def test_pictures_that_cannot_be_used(tmp_path: Path, command) -> None:
@@ -121,13 +95,13 @@ def test_pictures_that_cannot_be_used(tmp_path: Path, command) -> None:
     command.fails(2, ["no model folder"], "caption", tmp_path / "none", data / "one.png")
 
 
-def test_data_check_reports_what_is_wrong(tmp_path: Path) -> None:
+def test_data_check_reports_what_is_wrong(tmp_path: Path, command) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     lines = [{"image": "a.png", "text": "fine"}, {"image": "missing.png", "text": "no picture"}, {"image": "a.png", "text": ""}]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    done = cm3("sft", "data", "check", tmp_path / "data.jsonl", "--format", "pairs", "--json")
-    found = json.loads(done.stdout)
-    assert done.returncode == 1
+    done = command("sft", "data", "check", tmp_path / "data.jsonl", "--format", "pairs", "--json")
+    found = json.loads(done.out)
+    assert done.code == 1
     assert found["ok"] == 1
     assert sum(found["rejected"].values()) == 2
     assert {problem["line"] for problem in found["problems"]} == {2, 3}

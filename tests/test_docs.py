@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,7 +38,7 @@ def test_code_blocks_are_closed(page: Path) -> None:
     assert page.read_text("utf-8").count("```") % 2 == 0
 
 
-def test_every_cm3_command_of_the_docs_exists() -> None:
+def test_every_cm3_command_of_the_docs_exists(command) -> None:
     asked = set()
     for _, line in commands():
         words = shlex.split(line)
@@ -50,8 +48,7 @@ def test_every_cm3_command_of_the_docs_exists() -> None:
             asked.add(tuple(words[1 : 1 + group]))
     assert asked
     for name in sorted(asked):
-        done = subprocess.run([sys.executable, "-m", "cm3.cli", *name, "--help"], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"cm3 {' '.join(name)}: {done.stderr}"
+        command.works(*name, "--help")
 
 
 def test_every_make_target_of_the_docs_exists() -> None:
