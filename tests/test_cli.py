@@ -14,15 +14,14 @@ from PIL import Image
 from cm3.core import artefact
 
 
-def process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """`cm3` in a process of its own, started as its module."""
-    line = [sys.executable, "-m", "cm3.cli", *map(str, arguments)]
+def python(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "CM3_PROGRESS": "off", "COLUMNS": "120"}
+    line = [sys.executable, *map(str, arguments)]
     return subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=120)
 
 
 def test_help_teaches() -> None:
-    done = process("--help")
+    done = python("-m", "cm3.cli", "--help")
     assert done.returncode == 0
     for command in ("quickstart", "generate", "caption", "ask", "edit", "infill", "tokenize", "train", "eval", "retrieval"):
         assert command in done.stdout
@@ -57,11 +56,18 @@ def test_version(command) -> None:
     assert command.works("--version").startswith("cm3 0.")
 
 
-def test_wrong_usage_as_a_process(tmp_path: Path) -> None:
-    """The others are in `test_bad_input.py`, in this process."""
-    done = process("train", tmp_path / "none.toml")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"cm3: error: run file {tmp_path / 'none.toml'} does not exist; check the path\n"
+NO_RUN_FILE = """
+import sys
+from cm3 import cli
+codes = [cli.run([*command, "none.toml"]) for command in (["train"], ["sft", "train"])]
+print(codes, "torch" in sys.modules)
+"""
+
+
+def test_a_run_file_that_is_none_is_told_before_torch_is_loaded() -> None:
+    done = python("-c", NO_RUN_FILE)
+    assert done.stdout == "[2, 2] False\n"
+    assert done.stderr == 2 * "cm3: error: run file none.toml does not exist; check the path\n"
 
 
 def test_list(command) -> None:

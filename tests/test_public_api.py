@@ -132,7 +132,7 @@ def test_transformers_knows_the_model(toy_model: Path) -> None:
 
 
 def test_importing_costs_nothing() -> None:
-    heavy = "{'torch', 'transformers', 'faiss', 'numpy', 'PIL'}"
+    heavy = "{'torch', 'transformers', 'accelerate', 'tokenizers', 'faiss', 'numpy', 'PIL'}"
     code = f"import sys, cm3, vqgan, retrieval, sft, cm3.quickstart, cm3.cli; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -22,11 +22,11 @@ from safetensors.torch import load_file
 from cm3.core import artefact
 from cm3.core.errors import ArtefactError, BudgetError, CM3Error, InputError, RunLockedError
 from cm3.documents.readers import read_documents
-from cm3.pretrain.run import CODEBOOK_FILE
 from cm3.sequences.shards import TokenShards
 from cm3.tokenize import parts, tokenize, train_document_tokenizer, workers
 from cm3.tokenize.parts import TokenizeJob
 from cm3.tokens import DocumentTokenizer
+from cm3.tokens.document_tokenizer import CODEBOOK_FILE
 from cm3.train.runlock import run_lock
 from vqgan.config import VQConfig
 from vqgan.model import VQModel

@@ -22,11 +22,13 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Tune a model on a mixture of tasks (many GPUs: accelerate launch -m sft.train RUN.toml)."""
-    from cm3.core.runfile import load_run
-    from sft.train import SFTConfig
+    from cm3.core.runfile import read_run, validate
+
+    values = read_run(run_file, overrides or [])
+    from sft.train import SFTConfig  # takes seconds
     from sft.train import train as run
 
-    out = run(load_run(SFTConfig, run_file, overrides or []))
+    out = run(validate(SFTConfig, values, str(run_file)))
     emit({"out": out}, str(out), as_json)
 
 

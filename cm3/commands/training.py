@@ -75,10 +75,12 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Pretrain a token model as RUN.toml says (many GPUs: accelerate launch -m cm3.pretrain RUN.toml)."""
-    from cm3.core.runfile import load_run
-    from cm3.pretrain.run import PretrainConfig, pretrain, replay_step
+    from cm3.core.runfile import read_run, validate
 
-    config = load_run(PretrainConfig, run_file, overrides or [])
+    values = read_run(run_file, overrides or [])
+    from cm3.pretrain.run import PretrainConfig, pretrain, replay_step  # takes seconds
+
+    config = validate(PretrainConfig, values, str(run_file))
     if replay is not None:
         replayed = replay_step(config, replay)
         emit(replayed.figures(), replayed.says(), as_json)

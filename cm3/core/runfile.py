@@ -44,10 +44,18 @@ def load_run(model: type[Config], path: Path | None, overrides: Sequence[str] = 
     Raises `InputError` for a file that is missing or not TOML, `UsageError` for an unknown key (with the nearest known
     one), a wrong type or value, or an override without "=".
     """
+    return validate(model, read_run(path, overrides), str(path) if path is not None else "")
+
+
+def read_run(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The values of `load_run` before they are validated: for who loads a model that takes seconds only when there is a file.
+
+    Raises `InputError` for a file that is missing or not TOML, `UsageError` for an override without "=".
+    """
     values = _read_toml(path) if path is not None else {}
     for override in overrides:
         _apply_override(values, override)
-    return validate(model, values, str(path) if path is not None else "")
+    return values
 
 
 def validate(model: type[Config], values: Mapping[str, Any], where: str = "") -> Config:

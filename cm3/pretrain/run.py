@@ -39,13 +39,13 @@ from cm3.sequences.objectives import ObjectiveConfig
 from cm3.sequences.shards import TokenShards
 from cm3.sequences.sources import Mixture
 from cm3.tokens import DocumentTokenizer, TokenizedDocument, Vocab
+from cm3.tokens.document_tokenizer import CODEBOOK_FILE
 from cm3.train.config import TrainConfig
 from cm3.train.loop import TrainResult, train
 from cm3.train.processes import on_main_process, process_count
 from cm3.train.replay import Replayed, replay
 from cm3.train.sharding import is_sharded, whole
 
-CODEBOOK_FILE = "codebook.safetensors"
 KIND = "language_model"
 _RECORDS = {"model_type", "texts_were_masked", "use_cache"}  # fields of `CM3Config` that no forward pass reads
 NEIGHBORS_KIND, NEIGHBORS_FILE = "neighbors", "table.npy"

@@ -15,8 +15,8 @@ import vqgan
 from cm3.core import artefact
 from cm3.core.errors import InputError
 from cm3.documents.document import Document, TextSegment
-from cm3.pretrain.run import CODEBOOK_FILE
 from cm3.tokens import BPETextTokenizer, DocumentTokenizer, vocab_for
+from cm3.tokens.document_tokenizer import CODEBOOK_FILE
 
 TOKENIZER_KIND = "document_tokenizer"
 

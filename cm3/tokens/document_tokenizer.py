@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 LAYOUT_FILE = "token_layout.json"
+CODEBOOK_FILE = "codebook.safetensors"  # beside it, where the code vectors of the image tokenizer go along
 IMAGE_BATCH = 64  # pictures per call of the image tokenizer: bounds memory, not the result
 
 

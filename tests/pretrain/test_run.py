@@ -23,7 +23,6 @@ from cm3.model import CM3ForCausalLM
 from cm3.model.presets import PRESETS
 from cm3.pretrain import estimate
 from cm3.pretrain.run import (
-    CODEBOOK_FILE,
     NEIGHBORS_FILE,
     NEIGHBORS_KIND,
     ModelSection,
@@ -41,6 +40,7 @@ from cm3.sequences.batch import Batch
 from cm3.sequences.loader import SequenceLoader
 from cm3.sequences.shards import TokenShards, write_shards
 from cm3.tokens import BPETextTokenizer, DocumentTokenizer, vocab_for
+from cm3.tokens.document_tokenizer import CODEBOOK_FILE
 from cm3.train.incidents import read_incident
 from cm3.train.task import Metrics
 
