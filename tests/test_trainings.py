@@ -143,9 +143,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _quietly_and_without_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+def _quietly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CM3_PROGRESS", "off")
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.mark.parametrize("name", TRAININGS)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from math import inf
-from statistics import fmean, pstdev
+from math import inf, sqrt
+from statistics import fmean
 from typing import Any
 
 WINDOW = 128
@@ -36,7 +36,8 @@ class SpikeDetector:
 
     def _limit(self) -> float:
         mean = fmean(self._losses)
-        return mean + self.sigma * max(pstdev(self._losses, mean), _SMALLEST_DEVIATION * abs(mean))
+        deviation = sqrt(fmean((loss - mean) ** 2 for loss in self._losses))
+        return mean + self.sigma * max(deviation, _SMALLEST_DEVIATION * abs(mean))
 
     def record(self) -> dict[str, Any]:
         """What it remembers, as JSON values that give back the same bits."""

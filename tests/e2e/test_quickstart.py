@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-import subprocess
+import signal
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from cm3 import cli
 from cm3.core import artefact
 from cm3.pipeline import CM3Pipeline
 from cm3.quickstart import QuickstartConfig, run_quickstart
@@ -100,21 +104,23 @@ def test_own_pictures_take_the_same_road(tmp_path: Path) -> None:
     assert "nearest training picture" in (tmp_path / "run" / "index.html").read_text()
 
 
-def test_interruption_leaves_nothing_half_written(tmp_path: Path) -> None:
+def test_interruption_leaves_nothing_half_written(tmp_path: Path, in_child: Callable[..., int]) -> None:
     """SIGINT in the middle: exit code 130, one sentence, and the same command finishes from there."""
-    import signal
-    import time
-
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "cm3.cli", "quickstart", "--out", str(out), "--minutes", "0.3"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+    def quickstart() -> None:
+        os.dup2(os.open(tmp_path / "errors", os.O_WRONLY | os.O_CREAT), 2)
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+        os._exit(cli.run(["quickstart", "--out", str(out), "--minutes", "0.3"]))
+
+    process = in_child(quickstart, wait=False)
     while not (out / "stages" / "data.json").exists():
-        assert process.poll() is None
+        assert os.waitpid(process, os.WNOHANG) == (0, 0)
         time.sleep(0.05)
     time.sleep(1.0)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    os.kill(process, signal.SIGINT)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 130
+    errors = (tmp_path / "errors").read_text()
     assert "Traceback" not in errors
     assert "interrupted" in errors
     assert not [entry for entry in out.rglob(".tmp-*") if not entry.name.startswith(".tmp-model")]
