@@ -15,7 +15,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -293,36 +292,3 @@ def on_two(in_child: Callable[..., int]) -> Callable[[Callable[[], object]], lis
         return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
 
     return run
-
-
-@pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`sbatch`, `srun` and `scontrol` that run the tasks of an array here, one after another."""
-    folder = tmp_path / "slurm"
-    folder.mkdir()
-    sbatch = """#!/bin/bash
-script="${@: -1}"
-last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\).*/\\1/p' "$script")
-for task in $(seq 0 "$last"); do
-    SLURM_JOB_ID=7 SLURM_ARRAY_TASK_ID=$task SLURM_NODELIST=here bash "$script" >> "$(dirname "$0")/log" 2>&1
-done
-echo "Submitted batch job 7"
-"""
-    srun = """#!/bin/bash
-while [[ "$1" == -* ]]; do [[ "$1" == -n ]] && shift; shift; done
-exec "$@"
-"""
-    scontrol = "#!/bin/bash\necho here\n"  # the names of the nodes
-    for name, text in (("sbatch", sbatch), ("srun", srun), ("scontrol", scontrol)):
-        (folder / name).write_text(text)
-        (folder / name).chmod(0o755)
-    monkeypatch.setenv("PATH", os.pathsep.join([str(folder), str(Path(sys.executable).parent), os.environ["PATH"]]))
-
-
-@pytest.fixture(scope="module")
-def ray() -> Iterator[None]:
-    """Two processors of this machine as a cluster of Ray."""
-    engine = pytest.importorskip("ray", reason="the extra `scale` is not installed")
-    engine.init(num_cpus=2, include_dashboard=False, ignore_reinit_error=True, log_to_driver=False)
-    yield
-    engine.shutdown()

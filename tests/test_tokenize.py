@@ -222,31 +222,3 @@ def test_datatrove_tasks_make_the_same_bytes(
     assert list(join.run()) == []
     assert artefact.fingerprint(tmp_path / "many") == artefact.fingerprint(tmp_path / "one")
     assert json.loads((tmp_path / "many-account.json").read_text())["ok"] == COUNT
-
-
-@pytest.mark.filterwarnings("ignore")  # of the engines
-@pytest.mark.parametrize("engine", ["local", "ray", "slurm"])
-def test_every_executor_makes_the_same_bytes(
-    engine: str, data: Path, tmp_path: Path, small_parts: None, tokenizers: tuple[Path, Path], request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    executors = pytest.importorskip("datatrove.executor", reason="the extra `scale` is not installed")
-    from cm3.tokenize import scale
-
-    monkeypatch.setattr(scale, "make_job", workers.make_job)  # the small parts
-    tokenize(data, *tokenizers, tmp_path / "one", workers=1)
-    encode, join = scale.pipelines(data, *tokenizers, tmp_path / "many")
-    logs = [str(tmp_path / "logs" / name) for name in ("encode", "join")]
-    if engine == "slurm":
-        request.getfixturevalue("slurm")
-        where = {"time": "00:10:00", "partition": "any"}
-        first = executors.SlurmPipelineExecutor(encode, tasks=2, job_name="encode", logging_dir=logs[0], **where)
-        executors.SlurmPipelineExecutor(join, tasks=1, job_name="join", logging_dir=logs[1], depends=first, **where).run()
-    elif engine == "ray":
-        request.getfixturevalue("ray")
-        executors.RayPipelineExecutor(encode, tasks=2, workers=2, logging_dir=logs[0]).run()
-        executors.RayPipelineExecutor(join, tasks=1, logging_dir=logs[1]).run()
-    else:
-        executors.LocalPipelineExecutor(encode, tasks=2, workers=2, logging_dir=logs[0]).run()
-        executors.LocalPipelineExecutor(join, tasks=1, logging_dir=logs[1]).run()
-    assert artefact.fingerprint(tmp_path / "many") == artefact.fingerprint(tmp_path / "one")

@@ -93,21 +93,3 @@ def test_a_failed_task_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(ShareTask, "__call__", lambda *_: 1 / 0)
     with pytest.raises(CM3Error, match="a task failed: .*division by zero.*; see .*logs"):
         build_shards(tmp_path / "nothing", tmp_path / "out", "hashing", tasks=2)
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("engine", ["local", "ray", "slurm"])
-def test_engines_with_processes(engine: str, data: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    executors = pytest.importorskip("datatrove.executor", reason="the extra `scale` is not installed")
-    if engine == "slurm":
-        request.getfixturevalue("slurm")
-        task = ShareTask(str(data), tmp_path / "out", "hashing", BuildConfig())
-        where = {"time": "00:10:00", "partition": "any", "logging_dir": str(tmp_path / "logs")}
-        executors.SlurmPipelineExecutor([task], tasks=4, **where).run()
-        shards = sorted((tmp_path / "out" / "shards").iterdir())
-        assert total_account(tmp_path / "out").ok == 48
-    else:
-        if engine == "ray":
-            request.getfixturevalue("ray")
-        shards = build_shards(data, tmp_path / "out", "hashing", tasks=4, workers=2, engine=engine)
-    require_equal_to_one_machine(shards, data, tmp_path)
