@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from cm3.core.arrays import read_array
 from cm3.core.artefact import storage_errors, writing
 from cm3.core.errors import ArtefactError, InputError, UsageError
 from cm3.core.progress import progress
@@ -104,7 +105,7 @@ def _partitions(folder: Path) -> Iterator[_Partition]:
 
 def _load(file: Path, count: int) -> np.ndarray:
     try:
-        vectors: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
+        vectors = read_array(file, "r")
     except (OSError, ValueError) as error:
         raise InputError(f"{file} cannot be read as embeddings: {error}; restore it from a copy") from None
     if vectors.ndim != 2 or len(vectors) != count or not np.issubdtype(vectors.dtype, np.floating):

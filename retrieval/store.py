@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cm3.core.arrays import read_array
 from cm3.core.errors import ArtefactError
 from cm3.documents.document import Document, ImageSegment, Segment, TextSegment
 
@@ -114,7 +115,7 @@ def pictures_of(document: Document) -> list[Image.Image]:
 
 def _load_array(file: Path, dtype: np.dtype, ndim: int) -> np.ndarray:
     try:
-        array: np.ndarray = np.load(file, allow_pickle=False)
+        array = read_array(file)
     except (OSError, ValueError) as error:
         raise ArtefactError(f"{file} cannot be read: {error}; build the memory again") from None
     if array.dtype != dtype or array.ndim != ndim:

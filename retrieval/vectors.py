@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from cm3.core.arrays import read_array
 from cm3.core.errors import ArtefactError
 
 FILE = "vectors.npy"
@@ -66,7 +67,7 @@ def load_vectors(folder: Path, shape: tuple[int, int]) -> np.ndarray:
     """The (N, E) float32 vectors in `folder`, memory-mapped. Raises `ArtefactError` unless they have `shape`."""
     file = folder / FILE
     try:
-        vectors: np.ndarray = np.load(file, mmap_mode="c", allow_pickle=False)  # "c": torch warns about read-only arrays
+        vectors = read_array(file, "c")  # "c": torch warns about read-only arrays
     except (OSError, ValueError) as error:
         raise ArtefactError(f"{file} cannot be read: {error}; build the memory again") from None
     if vectors.shape != shape or vectors.dtype != np.float32:

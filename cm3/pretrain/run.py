@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from pydantic import Field, model_validator
@@ -20,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cm3.core import artefact
+from cm3.core.arrays import read_array
 from cm3.core.errors import ArtefactError, InputError, UsageError
 from cm3.core.runfile import RunConfig, write_resolved
 from cm3.core.seeding import torch_generator
@@ -200,7 +200,7 @@ def training_documents(config: PretrainConfig, vocab: Vocab) -> Mixture:
     if (section := config.neighbors) is None:
         return Mixture([(shards, 1.0)])
     made_of = artefact.verify(section.table, NEIGHBORS_KIND).provenance
-    table = np.load(section.table / NEIGHBORS_FILE, allow_pickle=False)
+    table = read_array(section.table / NEIGHBORS_FILE)
     if table.ndim != 2 or table.dtype.kind != "i" or (table.size and not -1 <= table.min() <= table.max() < len(shards)):
         raise ArtefactError(f"{section.table} does not name documents of {config.tokens}; make it again from those")
     if len(table) != len(shards):

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from cm3.core.arrays import read_array
 from cm3.core.artefact import read_manifest, verify, writing
 from cm3.core.errors import ArtefactError, InputError
 from cm3.tokens import Span, SpanKind, TokenizedDocument, Vocab, grid_positions_of
@@ -123,9 +124,9 @@ class TokenShards:
         # memory maps of no bytes do not exist, hence the plain read of an empty array
         path = self.path / f"{name}.npy"
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            array = read_array(path, "r")
         except ValueError:
-            array = np.load(path, allow_pickle=False)
+            array = read_array(path)
         return array.view(np.ndarray)  # slicing a plain array is several times faster than slicing np.memmap
 
 
