@@ -24,6 +24,10 @@ from cm3.model.attention_patterns import additive
 
 SHARE_FROM = 96  # prefixes at least this long are shared; below it, one product over copies is faster than two
 _MOST_BLOCKS = 8
+# With c seconds to record a step, t tokens and k seconds to read a slot, recording every b slots costs c · t / b and what is
+# read in vain k · t · b / 2, the least at b² = 2 c / k. This is 2 c · 3 TB/s of an H100, c guessed at 20 ms; k is bytes / 3 TB/s.
+_BYTES_PER_RECORDING = 1.2e11
+_GRAIN = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,27 +84,46 @@ class KeyValues:
             self._arrange()
         self._views()
 
-    def place(self, written: int | Tensor, width: int) -> None:
-        """Say where the next `width` tokens of every row go: behind its `written` own tokens, an int or (N,) in `order`."""
-        if isinstance(written, int):
-            self._slots: slice | Tensor = slice(self._front + written, self._front + written + width)
-            self._stop = self._slots.stop
-            self._mask = self._uniform_mask(width)
-            return
-        first = self._front + written[:, None]  # (N, 1)
-        self._slots = first + torch.arange(width, device=written.device)  # (N, W)
-        self._stop = int(self._slots.max()) + 1
-        visible = torch.arange(self._stop, device=written.device) <= self._slots[:, :, None]  # (N, W, S)
+    def place_next(self, written: int) -> None:
+        """Say where the next token of every row goes: behind `written` own tokens, and no further is read."""
+        self._slots: int | tuple[Tensor, Tensor] = self._front + written
+        self._stop = self._slots + 1
+        self._mask = None if self._all_padding is None else self._all_padding[..., : self._stop]
+
+    def place(self, written: Tensor, width: int, stop: int) -> None:
+        """Say where the next `width` tokens of every row go: behind its `written` (N,) own tokens, rows in `order`.
+
+        stop: how many slots are read, the same for all rows (`reach`); those a token may not see are masked. Shapes depend on
+        `width` and `stop` alone and nothing waits for the device.
+        """
+        device = written.device
+        slots = self._front + written[:, None] + torch.arange(width, device=device)  # (N, W)
+        self._slots = (torch.arange(len(written), device=device)[:, None], slots)
+        self._stop = stop
+        visible = torch.arange(stop, device=device) <= slots[:, :, None]  # (N, W, S)
         self._mask = self._to_heads(self._with_padding(visible))
+
+    def reach(self, tokens: int, steady: bool = False) -> int:
+        """How many slots hold the first `tokens` own tokens of every row and all before them.
+
+        steady: rounded up, so that the number, and with it the shapes of a step, changes rarely. The more a slot holds, the
+        more it costs to read too many, and the sooner it is worth recording a step again.
+        """
+        exact, all_slots = self._front + tokens, self._own.shape[4]
+        if not steady:
+            return exact
+        bytes_per_slot = self._own.nbytes / all_slots
+        rounded_to = _GRAIN * max(1, round((_BYTES_PER_RECORDING / bytes_per_slot) ** 0.5 / _GRAIN))
+        return min(all_slots, -(-exact // rounded_to) * rounded_to)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """Write keys and values (N, W, G, K) to their places and mix: query (N, W, H, K) → (N, W, H · K)."""
         keys, values = self._keys[layer], self._values[layer]  # (N, G, S, K)
-        if isinstance(self._slots, slice):
-            keys[:, :, self._slots], values[:, :, self._slots] = key.transpose(1, 2), value.transpose(1, 2)
+        if isinstance(self._slots, int):
+            keys[:, :, self._slots], values[:, :, self._slots] = key[:, 0], value[:, 0]
         else:
-            rows = torch.arange(len(keys), device=keys.device)[:, None]  # (N, 1)
-            keys[rows, :, self._slots], values[rows, :, self._slots] = key, value
+            rows, slots = self._slots
+            keys[rows, :, slots], values[rows, :, slots] = key, value
         batch, width, heads, head_dim = query.shape
         groups = keys.shape[1]
         grouped = (query * scaling).view(batch, width, groups, heads // groups, head_dim).transpose(1, 2)  # (N, G, W, r, K)
@@ -183,13 +206,6 @@ class KeyValues:
         if self._padding is not None:
             slots = torch.arange(self._own.shape[4], device=self._own.device)
             self._all_padding = self._to_heads((slots >= self._padding[:, None])[:, None])  # (N · G, 1, slots)
-
-    def _uniform_mask(self, width: int) -> Tensor | None:
-        if width == 1:
-            return None if self._all_padding is None else self._all_padding[..., : self._stop]
-        slots = torch.arange(self._stop, device=self._own.device)
-        visible = slots <= slots[self._stop - width :, None]  # (W, S)
-        return self._to_heads(self._with_padding(visible.expand(len(self.order), -1, -1)))
 
     def _with_padding(self, visible: Tensor) -> Tensor:
         if self._padding is None:

@@ -18,6 +18,7 @@ from cm3.core.available_memory import available_memory
 from cm3.core.counts import require_positive
 from cm3.core.errors import InputError, UsageError
 from cm3.core.protocols import DecodingStrategy
+from cm3.decode.captured import graphs_for
 from cm3.decode.flight import Emission, Flight, Plan
 from cm3.decode.jacobi import JacobiFlight
 from cm3.decode.memory import USABLE, prefill_bytes, request_bytes, require_memory
@@ -93,8 +94,9 @@ class DecodingEngine:
 
     def _fly(self, plan: Plan, longest_emission: int, window: int) -> Iterator[Emission]:
         self._require_room(plan)
+        model, vocab, recorders = self._model, self._vocab, graphs_for(self._model)
         single = window == 1
-        flight = Flight(plan, self._model, self._vocab) if single else JacobiFlight(plan, self._model, self._vocab, window)
+        flight = Flight(plan, model, vocab, 0, recorders) if single else JacobiFlight(plan, model, vocab, window, recorders)
         while flight.walks:
             yield from flight.turn(longest_emission)
 

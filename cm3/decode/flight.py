@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cm3.core.protocols import DecodingStrategy
+from cm3.decode.captured import NewRecorder
 from cm3.decode.drawing import Drawer, Legal, Manner, manner_of
 from cm3.decode.grammar import Reason, RowWalk
 from cm3.decode.noise import chunk_length
@@ -58,15 +59,18 @@ class Plan:
 
 
 class Flight:
-    """A batch in flight; `slack`: how many tokens beyond an answer may be tried."""
+    """A batch in flight; slack: how many tokens beyond an answer may be tried; recorders: see `Rows`."""
 
-    def __init__(self, plan: Plan, model: CM3ForCausalLM, vocab: Vocab, slack: int = 0) -> None:
+    def __init__(
+        self, plan: Plan, model: CM3ForCausalLM, vocab: Vocab, slack: int = 0, recorders: NewRecorder | None = None
+    ) -> None:
         requests = plan.requests
         self.vocab = vocab
         self.numbers = list(range(len(requests)))
         self.walks = [RowWalk(request.answer, vocab) for request in requests]
         self.drawer = Drawer(requests, plan.manners, plan.sources, model, vocab)
-        self.rows = Rows(model, plan.streams, max(request.answer.max_tokens(vocab) for request in requests) + slack)
+        room = max(request.answer.max_tokens(vocab) for request in requests) + slack
+        self.rows = Rows(model, plan.streams, room, recorders)
         self.device = model.device
         self.drawn = 0
 

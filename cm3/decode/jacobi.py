@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from cm3.decode.captured import NewRecorder
 from cm3.decode.drawing import Legal
 from cm3.decode.flight import Emission, Flight, Plan
 from cm3.model import CM3ForCausalLM
@@ -32,8 +33,10 @@ class JacobiFlight:
     """
 
     @torch.inference_mode()
-    def __init__(self, plan: Plan, model: CM3ForCausalLM, vocab: Vocab, window: int) -> None:
-        self._flight, self._window = Flight(plan, model, vocab, slack=window), window
+    def __init__(
+        self, plan: Plan, model: CM3ForCausalLM, vocab: Vocab, window: int, recorders: NewRecorder | None = None
+    ) -> None:
+        self._flight, self._window = Flight(plan, model, vocab, window, recorders), window
         self.passes = 0
         rows = len(plan.requests)
         self._fed = torch.zeros(rows, dtype=torch.int64, device=model.device)

@@ -14,6 +14,20 @@ from cm3.decode.sampling import filtered, penalize
 from cm3.model import CM3ForCausalLM, create_model, preset
 from cm3.tokens import Span, Vocab
 
+VARIANTS = {
+    "ours": {"qk_norm": "shared", "grid_embedding": True},
+    "cm3leon": {"position_embedding": "learned", "activation": "relu", "qk_norm": "none"},
+    "chameleon": {"norm": "rmsnorm", "qk_norm": "per_head", "tie_word_embeddings": False},
+    "grouped": {"num_key_value_heads": 2, "qk_norm": "per_head", "norm_placement": "post_branch"},
+    "biased": {"attention_bias": True, "position_embedding": "none", "activation": "gelu", "grid_embedding": True},
+}
+
+
+@pytest.fixture(params=VARIANTS)
+def variant(request) -> dict[str, object]:
+    """Fields of `make_model`: every way a model can be built, one after the other."""
+    return VARIANTS[request.param]
+
 
 @pytest.fixture(scope="session")
 def vocab() -> Vocab:

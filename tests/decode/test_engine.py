@@ -98,7 +98,7 @@ def test_pictures_of_one_prompt_differ_and_are_independent_of_how_many(engine, c
 def test_equal_streams_are_one_row(engine, vocab, caption, monkeypatch) -> None:
     counts = []
     monkeypatch.setattr(
-        "cm3.decode.flight.Rows", lambda m, streams, room: counts.append(list(map(len, streams))) or Rows(m, streams, room)
+        "cm3.decode.flight.Rows", lambda m, streams, *rest: counts.append(list(map(len, streams))) or Rows(m, streams, *rest)
     )
     anything = [Request(unconditional_image(vocab), ImageAnswer(), 0, index) for index in range(2)]
     plain = [answer.token_ids.tolist() for answer in engine.generate(anything)]

@@ -103,9 +103,9 @@ def test_fewer_passes_where_tokens_are_easy_to_guess(model, vocab, caption) -> N
 def test_a_window_larger_than_the_picture_takes_no_more_room(engine, caption, monkeypatch) -> None:
     rooms = []
 
-    def recorded(model, streams, room):
+    def recorded(model, streams, room, recorders):
         rooms.append(room)
-        return Rows(model, streams, room)
+        return Rows(model, streams, room, recorders)
 
     monkeypatch.setattr("cm3.decode.flight.Rows", recorded)
     request = Request(caption(3), ImageAnswer())

@@ -7,20 +7,11 @@ from torch import nn
 from cm3.decode import cache
 from cm3.decode.rows import Rows
 
-VARIANTS = {
-    "ours": {"qk_norm": "shared", "grid_embedding": True},
-    "cm3leon": {"position_embedding": "learned", "activation": "relu", "qk_norm": "none"},
-    "chameleon": {"norm": "rmsnorm", "qk_norm": "per_head", "tie_word_embeddings": False},
-    "grouped": {"num_key_value_heads": 2, "qk_norm": "per_head", "norm_placement": "post_branch"},
-    "biased": {"attention_bias": True, "position_embedding": "none", "activation": "gelu", "grid_embedding": True},
-}
-
 
 @pytest.mark.parametrize("layout", ["together", "shared"])
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_steps_and_windows_equal_the_whole_row(vocab, make_model, caption, whole, variant: str, layout: str, monkeypatch) -> None:
+def test_steps_and_windows_equal_the_whole_row(vocab, make_model, caption, whole, variant, layout: str, monkeypatch) -> None:
     monkeypatch.setattr(cache, "SHARE_FROM", 1 if layout == "shared" else 1000)
-    model = make_model(vocab, **VARIANTS[variant])
+    model = make_model(vocab, **variant)
     long, short, blank = (caption(length, length).stream() for length in (9, 4, 1))
     streams = [[long, blank], [long, blank], [short, blank], [long]]  # the last request has one stream
     owners = [(request, stream) for request, of_one in enumerate(streams) for stream in of_one]
@@ -56,7 +47,7 @@ class Doubled(nn.Module):
 
 
 def test_adapters_and_hooks_count(vocab, make_model, caption, whole) -> None:
-    model, stream = make_model(vocab, **VARIANTS["ours"]), caption(5).stream()
+    model, stream = make_model(vocab, qk_norm="shared", grid_embedding=True), caption(5).stream()
     model.model.layers[0].self_attn.v_proj = Doubled(model.model.layers[0].self_attn.v_proj)
     model.model.layers[1].mlp.down_proj.register_forward_hook(lambda module, given, made: made + 1)
     rows = Rows(model, [[stream]], room=4)
