@@ -59,6 +59,13 @@ def test_generate_with_a_repetition_penalty(printed, toy_model):
     assert len(np.unique(penalized["codes"])) == 9
 
 
+def test_generate_compiles_where_it_is_asked_to(printed, toy_model, monkeypatch):
+    compiled, asked = [], ["generate", str(toy_model), "a red circle", "-n", "1"]
+    monkeypatch.setattr("cm3.decode.engine.compiled", compiled.append)
+    plain, found = (printed(*asked, *more)["images"][0]["codes"] for more in ([], ["--compile"]))
+    assert (compiled, found) == ([None], plain)  # on a CPU there is nothing to record what is compiled
+
+
 def test_generate_with_int8_weights(printed, toy_model):
     """The pictures of the rounded weights, of which some are others than those of the full ones."""
     asked = ["generate", toy_model, "a red circle", "-n", "48", "--seed", "5"]

@@ -41,6 +41,9 @@ class Drawing:
     window: Annotated[
         int | None, typer.Option(min=1, help="Try so many tokens of a picture per step: fewer steps, the same picture.")
     ] = None
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the steps first: a minute of waiting, then faster; for many pictures.")
+    ] = False
     option: Annotated[list[str] | None, typer.Option("--option", help="A field of the strategy, as name=value; repeatable.")] = (
         None
     )

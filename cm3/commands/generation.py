@@ -52,7 +52,7 @@ def generate(
     """
     options = drawing.options()
     require_writable(out)  # before the work, not after it
-    pipe = _open(model, int8)
+    pipe = _open(model, int8, drawing.compiled)
     started = time.perf_counter()
     with warnings_said():
         drawn = pipe.draw(prompt, n, seed=seed, retrieve=retrieve, **options)
@@ -121,7 +121,7 @@ def edit(
     require_writable(out)
     picture = _picture(image)
     with warnings_said():
-        drawn = _open(model).draw_edits(picture, instruction, seed, n=n, **options)
+        drawn = _open(model, compiled=drawing.compiled).draw_edits(picture, instruction, seed, n=n, **options)
     _emit_changed(drawn, out / f"{image.stem}-edit-{seed}.png", as_json)
 
 
@@ -148,7 +148,7 @@ def infill(
     require_writable(out)
     picture, marked = _picture(image), None if mask is None else _picture(mask)
     with warnings_said():
-        drawn = _open(model).draw_infills(picture, marked, prompt, region, seed, n=n, **options)
+        drawn = _open(model, compiled=drawing.compiled).draw_infills(picture, marked, prompt, region, seed, n=n, **options)
     _emit_changed(drawn, out / f"{image.stem}-infill-{seed}.png", as_json)
 
 
@@ -161,10 +161,14 @@ def _emit_changed(drawn: Sequence[DrawnPicture], path: Path, as_json: bool) -> N
     emit(value, "\n".join(entry["path"] for entry in entries), as_json)
 
 
-def _open(model: Path, int8: bool = False) -> CM3Pipeline:
+def _open(model: Path, int8: bool = False, compiled: bool = False) -> CM3Pipeline:
+    from cm3.decode import DecodingEngine
     from cm3.pipeline import CM3Pipeline
 
-    return CM3Pipeline.from_pretrained(model, int8=int8)
+    pipe = CM3Pipeline.from_pretrained(model, int8=int8)
+    if compiled:
+        pipe.engine = DecodingEngine(pipe.model, pipe.vocab, compile_steps=True)
+    return pipe
 
 
 def _picture(path: Path) -> Image:

@@ -19,6 +19,7 @@ from cm3.core.counts import require_positive
 from cm3.core.errors import InputError, UsageError
 from cm3.core.protocols import DecodingStrategy
 from cm3.decode.captured import graphs_for
+from cm3.decode.compiled import compiled, require_compilable
 from cm3.decode.flight import Emission, Flight, Plan
 from cm3.decode.jacobi import JacobiFlight
 from cm3.decode.memory import USABLE, prefill_bytes, request_bytes, require_memory
@@ -32,12 +33,18 @@ __all__ = ["DecodingEngine", "Emission"]
 
 
 class DecodingEngine:
-    """Generates with one model. The model is put into evaluation mode and used as it is (device, dtype, adapters)."""
+    """Generates with one model. The model is put into evaluation mode and used as it is (device, dtype, adapters).
 
-    def __init__(self, model: CM3ForCausalLM, vocab: Vocab) -> None:
+    compile_steps: these go through `torch.compile`, which takes long at first. Raises `UsageError` for an attention that cannot
+    decode, and for adapters or hooks in a model to compile.
+    """
+
+    def __init__(self, model: CM3ForCausalLM, vocab: Vocab, compile_steps: bool = False) -> None:
         if model.config._attn_implementation not in ("sdpa", "eager"):
             raise UsageError(f"decoding needs the sdpa or eager attention, the model has {model.config._attn_implementation!r}")
-        self._model, self._vocab = model.eval(), vocab
+        if compile_steps:
+            require_compilable(model)
+        self._model, self._vocab, self._compiled = model.eval(), vocab, compile_steps
 
     def generate(
         self,
@@ -94,7 +101,8 @@ class DecodingEngine:
 
     def _fly(self, plan: Plan, longest_emission: int, window: int) -> Iterator[Emission]:
         self._require_room(plan)
-        model, vocab, recorders = self._model, self._vocab, graphs_for(self._model)
+        model, vocab, graphs = self._model, self._vocab, graphs_for(self._model)
+        recorders = compiled(graphs) if self._compiled else graphs
         single = window == 1
         flight = Flight(plan, model, vocab, 0, recorders) if single else JacobiFlight(plan, model, vocab, window, recorders)
         while flight.walks:
