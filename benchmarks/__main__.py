@@ -47,6 +47,9 @@ def main(names: Sequence[str] = ()) -> int:
             print(done.stderr, file=sys.stderr)
             continue
         rows = [json.loads(line) for line in done.stdout.splitlines()]
+        if not rows:
+            print("  nothing that this machine can run")
+            continue
         result = {"command": f"python -m benchmarks.{path.stem}", "machine": machine, "rows": rows}
         write_json(HERE / "results" / f"{path.stem}.json", result)
         for row in rows:
