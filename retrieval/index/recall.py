@@ -21,7 +21,8 @@ def recall_shares(expected: Hits, found: Hits) -> np.ndarray:
     """
     exact, other = expected[0], found[0]
     last = exact[:, -1:]
-    nearer, equal = other > last + _EQUAL, np.abs(other - last) <= _EQUAL
+    nearer = other > last + _EQUAL
+    equal = ~nearer & (other >= last - _EQUAL)
     places = (exact <= last + _EQUAL).sum(axis=1)  # that equals of the k-th take among the exact k
     shares: np.ndarray = (nearer.sum(axis=1) + np.minimum(equal.sum(axis=1), places)) / exact.shape[1]
     return shares

@@ -220,3 +220,12 @@ def test_the_largest_scores_of_a_row(batch: int, count: int, levels: int) -> Non
     columns = largest(scores, 18)
     assert torch.equal(scores.gather(1, columns).sort(dim=1, descending=True).values, scores.topk(18, dim=1).values)
     assert all(len(set(row)) == 18 for row in columns.tolist())
+
+
+def test_a_search_finds_all_that_it_finds_itself() -> None:
+    """Also where a score lies as near to the border between the equal and the nearer as float32 can say."""
+    last = np.random.default_rng(0).uniform(0.05, 1, 10_000).astype(np.float32)
+    for places in range(-3, 4):
+        nearer = last + np.float32(1e-6) + places * np.spacing(last)
+        scores = np.stack([nearer, last], axis=1)
+        assert (recall_shares((scores, scores), (scores, scores)) == 1).all()
