@@ -61,10 +61,10 @@ def build(
     An interrupted build is continued by the next one: the documents, once it encoded for more than half a minute (see
     `retrieval.bank_writer`), and the encoder that it trained or was training (see `retrieval.own_encoder`).
 
-    Raises `InputError` for no documents, a double id or a document that cannot be encoded, `BudgetError` when more than 1 % of
-    the records were rejected, `UsageError` when no encoder is found, the memory limit is too small or the device is not there,
-    `ArtefactError` for an unusable encoder or an index below `config.min_recall`, `RunLockedError` while another process builds
-    there, `StorageError` when the disk is full; `out` is then as it was.
+    Raises `InputError` for no documents, a double id or a document that cannot be encoded, `BudgetError` when more than
+    `config.budget` of the records were rejected, `UsageError` when no encoder is found, the memory limit is too small or the
+    device is not there, `ArtefactError` for an unusable encoder or an index below `config.min_recall`, `RunLockedError` while
+    another process builds there, `StorageError` when the disk is full; `out` is then as it was.
     """
     config, out = config or BuildConfig(), Path(out)
     require_device(config.device)
@@ -164,7 +164,7 @@ def import_clip_retrieval(
 def _add_all(writer: BankWriter, source: Source, report: ReadReport | None, before: int = 0) -> None:
     """Encode and append every document of `source` behind `before` others, with progress."""
     config = writer.config
-    documents = islice(_checked(source, report) if isinstance(source, str | Path) else iter(source), config.max_documents)
+    documents = islice(_checked(source, report, config.budget), config.max_documents)
     known = _count(source)
     total = min(known, config.max_documents or known) or config.max_documents or 0
     require_possible(before + total if known else 0, writer.encoder.width, config)
@@ -190,11 +190,11 @@ def _count(source: Source) -> int:
     return count
 
 
-def _checked(source: Path | str, report: ReadReport | None) -> Iterator[Document]:
-    """What is read; at its end a `BudgetError` if too much was rejected, before anything is published."""
+def _checked(source: Source, report: ReadReport | None, budget: float) -> Iterator[Document]:
+    """The documents; at their end a `BudgetError` if too much was rejected, before anything is published."""
     report = ReadReport() if report is None else report
-    yield from read_documents(source, report=report)
-    report.check()
+    yield from read_documents(source, report=report) if isinstance(source, str | Path) else source
+    report.check(budget)
 
 
 def _decoded(document: Document) -> Document:

@@ -61,6 +61,7 @@ class BuildConfig(RunConfig):
     batch_size: documents encoded together. max_image_side: larger pictures are stored reduced (None: as they are).
     embed_encoder: carry a copy of the encoder; False for a bank that will lie beside its encoder, as in a model folder.
     max_documents: take only the first ones.
+    budget: a larger share of rejected records among those that were read is an error.
     device: where the encoder runs: "cpu", "cuda", "cuda:1" …; it changes the last bits of vectors, and nothing else.
     """
 
@@ -73,6 +74,7 @@ class BuildConfig(RunConfig):
     max_image_side: int | None = Field(default=512, ge=8)
     embed_encoder: bool = True
     max_documents: int | None = Field(default=None, ge=1)
+    budget: float = Field(default=0.01, ge=0, le=1)
     device: str = "cpu"
 
 

@@ -61,7 +61,7 @@ class ShareTask:
 
     def require_plan(self, tasks: int) -> None:
         """Write what is built by how many tasks to OUT/plan.json. Raises `UsageError` if something else was begun there."""
-        settings = self.config.model_dump(mode="json", exclude={"device"})  # machines may differ, and a task may move
+        settings = self.config.model_dump(mode="json", exclude={"device", "budget"})  # neither changes what a task builds
         plan = {"source": self.source, "encoder": self.encoder, "tasks": tasks, **settings}
         file = self.out / "plan.json"
         if not file.is_file():
@@ -104,7 +104,7 @@ def build_shards(
         raise CM3Error(
             f"{len(missing)} of {tasks} shards are missing (first: {missing[0]}); see {out / 'logs'}, then run it again"
         )
-    total_account(out).check()
+    total_account(out).check(task.config.budget)
     return shards
 
 

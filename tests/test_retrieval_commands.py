@@ -42,7 +42,7 @@ def test_add_and_remove(command, memory, pictures, tmp_path):
     Image.new("RGB", (9, 9), "red").save(fresh / "red.png")
     (fresh / "red.txt").write_text("a red square")
     added = json.loads(command.works("retrieval", "add", "memory", "fresh", "--json"))
-    assert (added["count"], added["read"], added["rejected"]) == (len(before) + 1, 1, {})
+    assert (added["count"], added["ok"], added["rejected"]) == (len(before) + 1, 1, {})
     assert ids_in(memory) == [*before, "red"]
     command.fails(2, ["'red'", "unique"], "retrieval", "add", memory, "fresh")
     (tmp_path / "gone.txt").write_text(f"{before[0]}\n{before[1]}\n")
@@ -53,6 +53,24 @@ def test_add_and_remove(command, memory, pictures, tmp_path):
     command.fails(2, ["no ids"], "retrieval", "remove", memory)
     command.fails(2, ["nowhere.txt"], "retrieval", "remove", memory, "--from-file", "nowhere.txt")
     assert "all as they were written" in command.works("retrieval", "verify", memory)
+
+
+def test_rejected_records_are_accounted_for_and_too_many_of_them_refused(command, memory, pictures, tmp_path):
+    for file in sorted(pictures("many", 100).iterdir()):
+        file.rename(file.with_stem(f"m{file.stem}"))  # ids that `memory` has not
+    (tmp_path / "many" / "broken.png").write_bytes(b"no picture at all")
+    calls = [
+        ("retrieval", "build", "many", "second", "--encoder", "hashing"),
+        ("retrieval", "add", "memory", "many"),
+        ("retrieval", "neighbors", "second", "many", "table"),
+    ]
+    for call in calls:
+        if call[1] != "neighbors":
+            command.fails(3, ["1 of 101 records", "budget is 0.00%"], *call, "--budget", "0")
+        assert command.works(*call).endswith(", 1 rejected (not_an_image 1)\n")
+    again = json.loads(command.works(*calls[0], "--json"))
+    assert (again["seen"], again["ok"], again["rejected"]) == (101, 100, {"not_an_image": 1})
+    assert again["problems"][0]["where"] == "broken.png"
 
 
 def test_neighbors_for_a_training_set(command, memory, tmp_path):

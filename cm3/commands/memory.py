@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cm3.commands.output import AsJson, emit
+from cm3.commands.output import AsJson, Budget, emit, rejections
 from cm3.core.errors import InputError, UsageError
 from cm3.core.runfile import validate
 
 if TYPE_CHECKING:
+    from cm3.documents.report import ReadReport
     from retrieval.config import BuildConfig
     from retrieval.plan import BuiltBank
 
@@ -40,6 +41,7 @@ def build(
     index: Index = "auto",
     memory_limit: MemoryLimit = None,
     min_recall: MinRecall = 0.95,
+    budget: Budget = 0.01,
     device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
@@ -51,9 +53,8 @@ def build(
     import retrieval
     from cm3.documents.report import ReadReport
 
-    report = ReadReport()
-    built = retrieval.build(data, out, encoder=encoder, config=_config(index, memory_limit, min_recall, device), report=report)
-    _emit_built(built, as_json, {"rejected": report.rejected})
+    report, config = ReadReport(), _config(index, memory_limit, min_recall, device, budget)
+    _emit_built(retrieval.build(data, out, encoder, config, report), as_json, account_of(report))
 
 
 def add(
@@ -62,6 +63,7 @@ def add(
     index: Index = "auto",
     memory_limit: MemoryLimit = None,
     min_recall: MinRecall = 0.95,
+    budget: Budget = 0.01,
     device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
@@ -69,8 +71,8 @@ def add(
     import retrieval
     from cm3.documents.report import ReadReport
 
-    report, config = ReadReport(), _config(index, memory_limit, min_recall, device)
-    _emit_built(retrieval.add(memory, data, config, report), as_json, {"rejected": report.rejected, "read": report.ok})
+    report, config = ReadReport(), _config(index, memory_limit, min_recall, device, budget)
+    _emit_built(retrieval.add(memory, data, config, report), as_json, account_of(report))
 
 
 def remove(
@@ -122,6 +124,7 @@ def shards(
     index: Index = "auto",
     memory_limit: MemoryLimit = None,
     min_recall: MinRecall = 0.95,
+    budget: Budget = 0.01,
     device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
@@ -131,7 +134,7 @@ def shards(
     """
     import retrieval
 
-    options = _config(index, memory_limit, min_recall, device).model_dump()
+    options = _config(index, memory_limit, min_recall, device, budget).model_dump()
     made = retrieval.build_shards(data, out, encoder, tasks, workers, engine, **options)
     emit({"path": out, "shards": made}, f"{out}: {len(made)} banks in {out / 'shards'}", as_json)
 
@@ -167,16 +170,22 @@ def export(
     emit({"path": retrieval.write_clip_retrieval(bank, out), "count": len(bank)}, f"{out}: {len(bank)} documents", as_json)
 
 
-def _config(index: str, memory_limit: float | None, min_recall: float, device: str) -> BuildConfig:
+def _config(index: str, memory_limit: float | None, min_recall: float, device: str, budget: float = 0.01) -> BuildConfig:
     import retrieval
 
-    values = {"index": index, "memory_limit_gib": memory_limit, "min_recall": min_recall, "device": device}
+    values = {"index": index, "memory_limit_gib": memory_limit, "min_recall": min_recall, "device": device, "budget": budget}
     return validate(retrieval.BuildConfig, values, "the options")
 
 
 def _emit_built(built: BuiltBank, as_json: bool, account: Mapping[str, Any]) -> None:
-    text = f"{built.path}: {built.count} documents, {built.index} index, recall {built.recall:.3f}"
+    read = f", {rejections(account['rejected'])}" if "rejected" in account else ""
+    text = f"{built.path}: {built.count} documents, {built.index} index, recall {built.recall:.3f}{read}"
     emit({**vars(built), **account}, text, as_json)
+
+
+def account_of(report: ReadReport) -> dict[str, Any]:
+    """What became of the records that a command read."""
+    return {"seen": report.seen, **report.to_json()}
 
 
 def _lines(file: Path) -> list[str]:

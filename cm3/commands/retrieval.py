@@ -17,8 +17,8 @@ from typing import Annotated, Any
 import typer
 
 from cm3.commands import memory as changes
-from cm3.commands.memory import Data, Memory, Unverified, inner_bank
-from cm3.commands.output import AsJson, Overrides, emit, table
+from cm3.commands.memory import Data, Memory, Unverified, account_of, inner_bank
+from cm3.commands.output import AsJson, Overrides, emit, rejections, table
 from cm3.core.errors import UsageError
 
 Device = Annotated[str, typer.Option(help="Where the encoder runs and an exact index is searched: cpu, cuda.")]
@@ -104,8 +104,8 @@ def neighbors(
     report = ReadReport()
     bank = retrieval.open(inner_bank(memory), verified=not unverified, device=device)
     made = retrieval.write_neighbors(bank, data, out, k, recipes[recipe](seed), report)
-    text = f"{out}: {made.count} documents, {made.complete:.1%} of them with {k} neighbors"
-    emit({**vars(made), "rejected": report.rejected}, text, as_json)
+    text = f"{out}: {made.count} documents, {made.complete:.1%} of them with {k} neighbors, {rejections(report.rejected)}"
+    emit({**vars(made), **account_of(report)}, text, as_json)
 
 
 @app.command("eval")

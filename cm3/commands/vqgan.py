@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cm3.commands.output import AsJson, Overrides, emit, table, write_picture
+from cm3.commands.output import AsJson, Budget, Overrides, emit, rejections, table, write_picture
 from cm3.core.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +19,6 @@ app = typer.Typer(no_args_is_help=True)
 Format = Annotated[str, typer.Option(help="jsonl (one file, pictures beside it) or webdataset (a tar per piece).")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pictures that go through the network at once.")]
 PieceSize = Annotated[int, typer.Option(min=1, help="Documents that are made and kept together: what an interruption can cost.")]
-Budget = Annotated[float, typer.Option(min=0, max=1, help="The share of records that may be unusable.")]
 Device = Annotated[str, typer.Option(help="Where the network runs: cpu, cuda.")]
 
 
@@ -83,7 +81,7 @@ def evaluate(
     images = (segment.load() for document in documents for segment in training_images(document))
     first = next(images, None)
     if first is None:
-        raise InputError(f"{data} holds no picture to evaluate on: {report.seen} records seen, {_rejections(report.rejected)}")
+        raise InputError(f"{data} holds no picture to evaluate on: {report.seen} records seen, {rejections(report.rejected)}")
     extremes = vqgan.Extremes()
     taken = chain([first], islice(images, limit - 1))
     figures: dict[str, Any] = vqgan.evaluate(opened, taken, batch_size, judges, extremes)
@@ -91,7 +89,7 @@ def evaluate(
     figures["limited"] = next(images, None) is not None
     if picture is not None:
         figures["picture"] = write_picture(extremes.picture(), picture)
-    account = f"{figures['seen']} records seen, {_rejections(figures['rejected'])}"
+    account = f"{figures['seen']} records seen, {rejections(figures['rejected'])}"
     if figures["limited"]:
         account += f"; stopped after {limit} pictures, there are more (-n)"
     shown = [{"figure": name, "value": value} for name, value in figures.items() if name not in ("seen", "rejected", "limited")]
@@ -178,10 +176,5 @@ def convert(
 
 
 def _emit_account(report: ReadReport, out: Path, done: str, as_json: bool) -> None:
-    text = f"{out}: {report.ok} documents {done}, {_rejections(report.rejected)}"
+    text = f"{out}: {report.ok} documents {done}, {rejections(report.rejected)}"
     emit({"out": str(out), "seen": report.seen, **report.to_json()}, text, as_json)
-
-
-def _rejections(rejected: Mapping[str, int]) -> str:
-    reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(rejected.items()))
-    return f"{sum(rejected.values())} rejected{f' ({reasons})' if reasons else ''}"
