@@ -44,7 +44,7 @@ from cm3.decode import (
     unconditional_image,
 )
 from cm3.decode.int8 import quantize_weights, require_full_weights
-from cm3.decode.memory import require_picture_memory
+from cm3.decode.memory import require_answer_memory
 from cm3.decode.options import DecodingOptions, chosen_options, warn_if_unmasked
 from cm3.decode.pieces import PieceAssembler
 from cm3.documents.document import Document, ImageSegment
@@ -156,16 +156,17 @@ class CM3Pipeline:
 
     def write(self, n: int = 1, seed: int = 0, limit: int = TEXT_LIMIT, **options: Any) -> list[str]:
         """`n` texts of anything, of at most `limit` tokens."""
-        require_positive(n=n)
         start = document_start(self.vocab)
-        requests = [Request(start, TextAnswer(self._fitting(start, limit)), seed, index) for index in range(n)]
+        answer = TextAnswer(self._fitting(start, limit))
+        require_answer_memory(n, "texts", answer.limit)
+        requests = [Request(start, answer, seed, index) for index in range(n)]
         return [self.text_of(generation) for generation in self.decode(requests, options, DRAWING)]
 
     def imagine(self, n: int = 1, seed: int = 0, limit: int = TEXT_LIMIT, **options: Any) -> list[Document]:
         """`n` documents of anything: a text of at most `limit` tokens and its picture, drawn together."""
-        require_positive(n=n)
         start = document_start(self.vocab)
         answer = PairAnswer(self._fitting(start, limit, behind=1 + self.vocab.num_image_tokens))
+        require_answer_memory(n, "pairs", answer.max_tokens(self.vocab), self._image_tokenizer().image_size)
         requests = [Request(start, answer, seed, index) for index in range(n)]
         documents = []
         for index, generation in enumerate(self.decode(requests, options, DRAWING)):
@@ -181,13 +182,13 @@ class CM3Pipeline:
         model forget) instead of as an answer.
         """
         if infill:
-            return self._filling(GAP, image, seed, options)
+            return "".join(self._fills(GAP, image, seed, options)).strip()
         return self._say(self.tasks["captioning"].prompt(self._segment(image)), retrieve, seed, options)
 
     def ask(self, image: Picture, question: str, retrieve: int = 0, seed: int = 0, infill: bool = False, **options: Any) -> str:
         """The answer to a question about the picture; infill: as what is missing behind the question, see `caption`."""
         if infill:
-            return self._filling(f"{required_text(question, 'question')} {GAP}", image, seed, options)
+            return "".join(self._fills(f"{required_text(question, 'question')} {GAP}", image, seed, options)).strip()
         return str(self.tasks["vqa"].reply(self.explain(image, question, retrieve, seed, **options)))
 
     def explain(self, image: Picture, question: str, retrieve: int = 0, seed: int = 0, **options: Any) -> str:
@@ -196,9 +197,7 @@ class CM3Pipeline:
 
     def fill_text(self, text: str, image: Picture | None = None, seed: int = 0, **options: Any) -> str:
         """`text` with every ___ in it filled in, to fit the picture if there is one; all else stays as it is."""
-        masked = text_with_gaps(text, None if image is None else self._segment(image), self.tokenizer)
-        [generation] = self.decode([Request(*infilling(masked, self.vocab), seed)], options)
-        return filled_text(text, self._texts_of(generation))
+        return filled_text(text, self._fills(text, image, seed, options))
 
     def edit(self, image: Picture, instruction: str, seed: int = 0, **options: Any) -> Image.Image:
         """The picture, changed as the instruction says; see `draw_edits`."""
@@ -334,7 +333,8 @@ class CM3Pipeline:
         """The pictures that answer `request`, chosen by what was `said`; codes: (h, w) of the ids of its answer."""
         if choice.best_of > 1 and said is None:
             raise UsageError("best_of chooses by the prompt; give a prompt, or leave best_of at 1")
-        require_picture_memory(choice.candidates, self._image_tokenizer().image_size, self.vocab.num_image_tokens)
+        side, what = self._image_tokenizer().image_size, "pictures (n times best_of)"
+        require_answer_memory(choice.candidates, what, self.vocab.num_image_tokens, side)
         judge = self._judge(choice.rerank) if choice.best_of > 1 else None  # one that is not there is missed before drawing
         answers = self.decode([replace(request, picture=index) for index in range(choice.candidates)], options, DRAWING)
         grids = [codes(answer.token_ids) if codes else codes_of(answer, self.vocab) for answer in answers]
@@ -346,11 +346,11 @@ class CM3Pipeline:
             return choosing.by_likelihood(self.model, self.tokenizer, self.tasks["captioning"])
         return choosing.by_reranker(self.reranker if isinstance(rerank, str) else rerank)
 
-    def _filling(self, text: str, image: Picture, seed: int, options: Mapping[str, Any]) -> str:
-        """What the model puts into the one gap of `text`."""
-        masked = text_with_gaps(text, self._segment(image), self.tokenizer)
+    def _fills(self, text: str, image: Picture | None, seed: int, options: Mapping[str, Any]) -> list[str]:
+        """What the model puts into the gaps of `text`."""
+        masked = text_with_gaps(text, None if image is None else self._segment(image), self.tokenizer)
         [generation] = self.decode([Request(*infilling(masked, self.vocab), seed)], options)
-        return self.text_of(generation).strip()
+        return self._texts_of(generation)
 
     def _turns(self, task: str, text: str, image: Picture | None = None) -> list[Turn]:
         """The turns of a request in words, about `image` if there is one."""

@@ -344,8 +344,17 @@ def test_int8_weights_draw_and_are_not_saved(toy_model, tmp_path):
 
 
 def test_more_than_memory_holds_is_refused_before_anything_is_drawn(pipe, asked, monkeypatch):
-    with pytest.raises(UsageError, match="pictures need about .* GiB of memory .* ask for fewer"):
-        pipe.generate("a red circle", n=10**9, best_of=10)
+    calls = {
+        "texts": pipe.write,
+        "pairs": pipe.imagine,
+        "pictures (n times best_of)": lambda **n: pipe.generate("a red circle", best_of=2, rerank="likelihood", **n),
+    }
+    for free in (1000, 10**12):
+        monkeypatch.setattr("cm3.decode.memory.available_memory", lambda device, free=free: free)
+        for what, call in calls.items():
+            with pytest.raises(UsageError, match=re.escape(what) + " need about .*B of memory .* ask for fewer"):
+                call(n=2 if free == 1000 else 10**12)
+    assert not asked
     monkeypatch.setattr("cm3.decode.engine.available_memory", lambda device: 1000)
     with pytest.raises(UsageError, match="keys and values of one answer"):
         pipe.generate("a red circle")

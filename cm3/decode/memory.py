@@ -10,12 +10,14 @@ from __future__ import annotations
 import torch
 
 from cm3.core.available_memory import available_memory
+from cm3.core.counts import require_positive
 from cm3.core.errors import UsageError
 from cm3.decode.prefill import TOKENS_AT_ONCE
 from cm3.model import CM3Config
 from cm3.model.counting import kept_per_layer
 
 USABLE = 0.8  # the share of free memory that decoding may take
+_BYTES_PER_ANSWER = 1024  # of Python's objects for a request, its answer and what becomes of it, about
 _NUMBERS_PER_ID = 8  # float32 logits of the streams, their combination, the sorted copy and the noise of one place
 
 
@@ -49,12 +51,14 @@ def require_memory(needed: int, free: int, what: str, remedy: str) -> None:
         raise UsageError(f"{what} need about {_shown(needed)} of memory and {_shown(int(USABLE * free))} can be taken; {remedy}")
 
 
-def require_picture_memory(pictures: int, side: int, num_codes: int) -> None:
-    """Refuse more pictures of `side` × `side` pixels and `num_codes` codes than memory holds, before the first is drawn."""
-    needed = pictures * (3 * side**2 + 8 * num_codes)  # RGB bytes, int64 codes
-    require_memory(
-        needed, available_memory(torch.device("cpu")), f"{pictures} pictures", "ask for fewer (n times best_of) at a time"
-    )
+def require_answer_memory(n: int, what: str, tokens: int, side: int = 0) -> None:
+    """Refuse more answers than memory holds, before the first is asked for: `n` of `what`, each of at most `tokens` tokens.
+
+    side: of the picture of side × side pixels that each has (0: none). Raises `UsageError`, also when `n` is below 1.
+    """
+    require_positive(n=n)
+    needed = n * (_BYTES_PER_ANSWER + 8 * tokens + 3 * side**2)  # int64 ids, RGB bytes
+    require_memory(needed, available_memory(torch.device("cpu")), f"{n} {what}", "ask for fewer at a time")
 
 
 def _shown(count: int) -> str:
