@@ -17,6 +17,7 @@ from cm3.core.counts import require_positive
 from cm3.core.errors import UsageError
 from cm3.core.protocols import Reranker
 from cm3.decode import Ranking, answer_log_prob, rank, rank_by_reranker
+from cm3.decode.options import DRAWING, EXACT, DecodingOptions, chosen_options
 from cm3.documents.document import ImageSegment, TextSegment
 from cm3.model import CM3ForCausalLM
 from cm3.tokens.document_tokenizer import DocumentTokenizer
@@ -42,27 +43,33 @@ class Choice:
     """How many pictures are asked for, and of how many candidates each is the best.
 
     n: pictures; best_of: candidates of each, candidate j of picture i is drawn with (seed, i · best_of + j); rerank: who
-    judges: "encoder" (CLIP), "likelihood" (how well the model itself says the words of the request), or a `Reranker`. Raises
-    `UsageError` for anything else.
+    judges: "encoder" (CLIP), "likelihood" (how well the model itself says the words of the request), or a `Reranker`; by default
+    the encoder. Raises `UsageError` for anything else, and for a judge of single candidates.
     """
 
     n: int = 1
     best_of: int = 1
-    rerank: str | Reranker = "encoder"
+    rerank: str | Reranker | None = None
 
     def __post_init__(self) -> None:
         require_positive(n=self.n, best_of=self.best_of)
-        if not (self.rerank in ("encoder", "likelihood") or isinstance(self.rerank, Reranker)):
+        if not (self.rerank in (None, "encoder", "likelihood") or isinstance(self.rerank, Reranker)):
             raise UsageError(f"rerank is {self.rerank!r}; expected 'encoder', 'likelihood' or a Reranker")
+        if self.rerank is not None and self.best_of == 1:
+            raise UsageError("rerank judges candidates, and best_of is 1; ask for more of them (best_of=8), or leave rerank out")
+
+    def require_words(self, said: str | None) -> None:
+        """Raise `UsageError` where candidates would be judged by words that were not `said`."""
+        if self.best_of > 1 and said is None:
+            raise UsageError("best_of chooses by the prompt; give a prompt, or leave best_of at 1")
 
     @classmethod
-    def among(cls, options: Mapping[str, Any]) -> tuple[Choice, dict[str, Any]]:
-        """The choice that `options` hold, and the other options."""
+    def among(cls, options: Mapping[str, Any]) -> tuple[Choice, DecodingOptions]:
+        """The choice that `options` hold, and with the others how to draw: a picture that is the only one is the likeliest."""
         names = {field.name for field in fields(cls)}
-        return (
-            cls(**{name: value for name, value in options.items() if name in names}),
-            {name: value for name, value in options.items() if name not in names},
-        )
+        choice = cls(**{name: value for name, value in options.items() if name in names})
+        others = {name: value for name, value in options.items() if name not in names}
+        return choice, chosen_options(others, EXACT if choice.candidates == 1 else DRAWING)
 
     @property
     def candidates(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 
+from cm3.core.errors import UsageError
 from cm3.core.protocols import Retriever
 from cm3.decode import Prompt, continuation
 from cm3.documents.document import Document
@@ -15,6 +16,14 @@ from cm3.sequences.augmentation import augment
 from cm3.tokens.document_tokenizer import DocumentTokenizer
 from cm3.tokens.tokenized import TokenizedDocument
 from cm3.tokens.turns import Turn
+
+
+def require_retrievable(count: int, hindrance: str | None = None) -> None:
+    """Raise `UsageError` for fewer documents than none, or for any where a `hindrance` says why there can be none."""
+    if count < 0:
+        raise UsageError(f"retrieve must be at least 0, got {count}")
+    if count and hindrance:
+        raise UsageError(f"retrieve is {count}, but {hindrance}, or leave retrieve at 0")
 
 
 def nearest(memory: Retriever, turns: Sequence[Turn], count: int) -> list[Document]:

@@ -45,14 +45,14 @@ from cm3.decode import (
 )
 from cm3.decode.int8 import quantize_weights, require_full_weights
 from cm3.decode.memory import require_answer_memory
-from cm3.decode.options import DecodingOptions, chosen_options, warn_if_unmasked
+from cm3.decode.options import DRAWING, EXACT, DecodingOptions, check_conditions, chosen_options
 from cm3.decode.pieces import PieceAssembler
 from cm3.documents.document import Document, ImageSegment
 from cm3.documents.images import decode_image
 from cm3.gaps import GAP, Boxes, filled_text, region_cells, region_codes, text_with_gaps
 from cm3.model import CM3ForCausalLM
 from cm3.model_folder import Parts, assemble_model_folder, open_model_folder
-from cm3.neighbors import behind_neighbors, nearest
+from cm3.neighbors import behind_neighbors, nearest, require_retrievable
 from cm3.tokens.document_tokenizer import DocumentTokenizer
 from cm3.tokens.messages import Message, required_text, turns_of
 from cm3.tokens.tokenized import SpanKind
@@ -63,8 +63,6 @@ Picture = Image.Image | Path | str | bytes
 Options = Mapping[str, Any] | DecodingOptions
 CodesOf = Callable[[np.ndarray], np.ndarray]
 
-DRAWING = DecodingOptions(temperature=0.7, top_p=0.9)  # Chameleon's own settings for pictures
-EXACT = DecodingOptions(temperature=0.0)  # answers, captions, edits: the most likely one
 TEXT_LIMIT = 96
 
 
@@ -128,7 +126,7 @@ class CM3Pipeline:
         best_of: int = 1,
         seed: int = 0,
         retrieve: int = 0,
-        rerank: str | Reranker = "encoder",
+        rerank: str | Reranker | None = None,
         **options: Any,
     ) -> list[DrawnPicture]:
         """`generate` with codes, seeds, scores and candidates.
@@ -137,8 +135,10 @@ class CM3Pipeline:
         for an empty or too long prompt, `UsageError` for an option or a part that is not there, or for too many pictures.
         """
         choice = Choice(n, best_of, rerank)
-        asked = unconditional_image(self.vocab)
-        if prompt is not None:
+        if prompt is None:
+            require_retrievable(retrieve, "documents are found by the prompt; give a prompt")
+            asked = unconditional_image(self.vocab)
+        else:
             asked = self._prompt(self._turns("text_to_image", prompt), self.vocab.num_image_tokens, "image", retrieve)
         return self._chosen(Request(asked, ImageAnswer(), seed), choice, prompt, options)
 
@@ -182,13 +182,13 @@ class CM3Pipeline:
         model forget) instead of as an answer.
         """
         if infill:
-            return "".join(self._fills(GAP, image, seed, options)).strip()
+            return self._filling(GAP, image, retrieve, seed, options)
         return self._say(self.tasks["captioning"].prompt(self._segment(image)), retrieve, seed, options)
 
     def ask(self, image: Picture, question: str, retrieve: int = 0, seed: int = 0, infill: bool = False, **options: Any) -> str:
         """The answer to a question about the picture; infill: as what is missing behind the question, see `caption`."""
         if infill:
-            return "".join(self._fills(f"{required_text(question, 'question')} {GAP}", image, seed, options)).strip()
+            return self._filling(f"{required_text(question, 'question')} {GAP}", image, retrieve, seed, options)
         return str(self.tasks["vqa"].reply(self.explain(image, question, retrieve, seed, **options)))
 
     def explain(self, image: Picture, question: str, retrieve: int = 0, seed: int = 0, **options: Any) -> str:
@@ -213,7 +213,7 @@ class CM3Pipeline:
 
         options: also those of `Choice`. A single picture without a choice is the likeliest one, others are drawn as by `draw`.
         """
-        choice, manner = _choice(options)
+        choice, manner = Choice.among(options)
         prompt = self._prompt(self._turns("editing", instruction, image), self.vocab.num_image_tokens, "image")
         return self._chosen(Request(prompt, ImageAnswer(), seed), choice, instruction, manner)
 
@@ -257,7 +257,7 @@ class CM3Pipeline:
         several boxes; every code that it touches is drawn anew, all others stay as they are. prompt: what the picture shows,
         by which candidates are judged. options: as those of `draw_edits`.
         """
-        choice, manner = _choice(options)
+        choice, manner = Choice.among(options)
         segment = self._segment(image)
         cells = region_cells(segment, self._image_tokenizer(), mask, box)
         task, caption = self.tasks["infilling"], None if prompt is None else required_text(prompt, "prompt")
@@ -293,7 +293,7 @@ class CM3Pipeline:
         """The answers to many requests at once; `options` replace fields of `default`."""
         chosen = chosen_options(options, default)
         strategy, sampling = chosen.make_strategy(), chosen.make_sampling()
-        warn_if_unmasked(requests, strategy, sampling, self.model.config)
+        check_conditions(requests, strategy, sampling, self.model.config)
         return self.engine.generate(requests, strategy, sampling, window=chosen.window)
 
     def decode_codes(self, codes: Sequence[np.ndarray]) -> list[Image.Image]:
@@ -331,8 +331,7 @@ class CM3Pipeline:
         self, request: Request, choice: Choice, said: str | None, options: Options, codes: CodesOf | None = None
     ) -> list[DrawnPicture]:
         """The pictures that answer `request`, chosen by what was `said`; codes: (h, w) of the ids of its answer."""
-        if choice.best_of > 1 and said is None:
-            raise UsageError("best_of chooses by the prompt; give a prompt, or leave best_of at 1")
+        choice.require_words(said)
         side, what = self._image_tokenizer().image_size, "pictures (n times best_of)"
         require_answer_memory(choice.candidates, what, self.vocab.num_image_tokens, side)
         judge = self._judge(choice.rerank) if choice.best_of > 1 else None  # one that is not there is missed before drawing
@@ -341,10 +340,14 @@ class CM3Pipeline:
         drawn = [DrawnPicture(*pair, (request.seed, index)) for index, pair in enumerate(zip(self.decode_codes(grids), grids))]
         return drawn if judge is None else choosing.best_of(choice.best_of, str(said), drawn, judge)
 
-    def _judge(self, rerank: str | Reranker) -> choosing.Judge:
+    def _judge(self, rerank: str | Reranker | None) -> choosing.Judge:
         if rerank == "likelihood":
             return choosing.by_likelihood(self.model, self.tokenizer, self.tasks["captioning"])
-        return choosing.by_reranker(self.reranker if isinstance(rerank, str) else rerank)
+        return choosing.by_reranker(rerank if isinstance(rerank, Reranker) else self.reranker)
+
+    def _filling(self, text: str, image: Picture, retrieve: int, seed: int, options: Mapping[str, Any]) -> str:
+        require_retrievable(retrieve, "what fills a gap is found without documents; leave infill out")
+        return "".join(self._fills(text, image, seed, options)).strip()
 
     def _fills(self, text: str, image: Picture | None, seed: int, options: Mapping[str, Any]) -> list[str]:
         """What the model puts into the gaps of `text`."""
@@ -360,8 +363,7 @@ class CM3Pipeline:
 
     def _prompt(self, turns: Sequence[Turn], reserve: int, answer: SpanKind | None = None, retrieve: int = 0) -> Prompt:
         """What the model sees before an `answer` of that kind (None: of either), which neighbors leave `reserve` tokens."""
-        if retrieve < 0:
-            raise UsageError(f"retrieve must be at least 0, got {retrieve}")
+        require_retrievable(retrieve)
         document = encode_prompt(turns, self.tokenizer, answer=answer)
         room = self.model.config.max_position_embeddings - reserve
         if retrieve == 0 or len(document) > room:
@@ -376,7 +378,7 @@ class CM3Pipeline:
     def _pieces(self, request: Request, options: Mapping[str, Any]) -> Iterator[Piece]:
         chosen, assembler = chosen_options(options, DRAWING), PieceAssembler(self.vocab, self.tokenizer.text)
         strategy, sampling = chosen.make_strategy(), chosen.make_sampling()
-        warn_if_unmasked([request], strategy, sampling, self.model.config)
+        check_conditions([request], strategy, sampling, self.model.config)
         for emission in self.engine.stream([request], strategy, sampling, window=chosen.window):
             for piece in assembler.take(emission.token_ids, emission.reason):
                 yield replace(piece, image=self.decode_codes([piece.codes])[0]) if isinstance(piece, ImagePiece) else piece
@@ -389,12 +391,6 @@ class CM3Pipeline:
         if self.tokenizer.image_tokenizer is None:
             raise UsageError("this model has no image_tokenizer/: it takes and makes text alone; use a whole model folder")
         return self.tokenizer.image_tokenizer
-
-
-def _choice(options: Mapping[str, Any]) -> tuple[Choice, DecodingOptions]:
-    """The choice among `options` and how to draw: a picture that is the only one is the likeliest."""
-    choice, others = Choice.among(options)
-    return choice, chosen_options(others, EXACT if choice.candidates == 1 else DRAWING)
 
 
 _WORDS = {"text_to_image": "prompt", "vqa": "question", "editing": "instruction"}

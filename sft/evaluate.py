@@ -22,11 +22,11 @@ from cm3.core.runfile import RunConfig
 from cm3.core.seeding import numpy_generator
 from cm3.decode import Generation, ImageAnswer, InfillAnswer, Prompt, Request, TextAnswer, codes_of, continuation, fill, infilling
 from cm3.decode.grammar import Answer
-from cm3.decode.options import DecodingOptions
+from cm3.decode.options import EXACT, DecodingOptions
 from cm3.documents.document import Document, TextSegment
 from cm3.gaps import picture_codes
 from cm3.metrics.intervals import wilson_interval
-from cm3.pipeline import EXACT, TEXT_LIMIT, CM3Pipeline
+from cm3.pipeline import TEXT_LIMIT, CM3Pipeline
 from cm3.tokens.tokenized import TokenizedDocument
 from cm3.tokens.turns import encode_prompt, encode_turns
 from sft.mixture import encode_pictures

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from benchmarks import decode_gallery
-from cm3.decode.options import DecodingOptions
+from cm3.decode.options import EXACT, DecodingOptions
 from cm3.decode.strategies import STRATEGIES
-from cm3.pipeline import EXACT, CM3Pipeline
+from cm3.pipeline import CM3Pipeline
 
 
 def test_the_page_has_every_mode(toy_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

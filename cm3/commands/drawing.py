@@ -16,7 +16,7 @@ from cm3.core.errors import UsageError
 Count = Annotated[int, typer.Option("-n", min=1, help="How many pictures.")]
 Guidance = Annotated[float | None, typer.Option(help="Classifier-free guidance scale; 1 is none.")]
 Temperature = Annotated[float | None, typer.Option(help="Above 0; 0 takes the most likely code, always.")]
-_SAMPLING = ("strategy", "guidance", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "window")
+_GIVEN = ("rerank", "strategy", "guidance", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "window")
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Drawing:
     """The options of a command that draws pictures; those that were not given are None."""
 
     best_of: Annotated[int, typer.Option(min=1, help="Draw so many candidates for each and keep what the judge likes best.")] = 1
-    rerank: Annotated[str, typer.Option(help="Who judges candidates: encoder (CLIP), or likelihood (the model itself).")] = (
-        "encoder"
-    )
+    rerank: Annotated[
+        str | None, typer.Option(help="Who judges candidates: encoder (CLIP, the default), or likelihood (the model itself).")
+    ] = None
     strategy: Annotated[str | None, typer.Option(help="Decoding strategy (`cm3 list strategies`).")] = None
     guidance: Guidance = None
     temperature: Temperature = None
@@ -50,10 +50,10 @@ class Drawing:
 
     def options(self) -> dict[str, Any]:
         """The fields of `DecodingOptions` that were given, and who chooses; the others keep the pipeline's defaults."""
-        chosen = given({name: getattr(self, name) for name in _SAMPLING})
+        chosen = given({name: getattr(self, name) for name in _GIVEN})
         if self.option:
             chosen["strategy_options"] = dict(_field(text) for text in self.option)
-        return {**chosen, "best_of": self.best_of, "rerank": self.rerank}
+        return {**chosen, "best_of": self.best_of}
 
 
 def takes_drawing(command: Callable[..., None]) -> Callable[..., None]:

@@ -22,6 +22,7 @@ from cm3.decode.prompts import Stream
 from cm3.decode.records import Request
 from cm3.decode.sampling import Sampling
 from cm3.decode.strategies import STRATEGIES
+from cm3.decode.strategies.guidance import Guidance
 from cm3.model import CM3Config
 from cm3.tokens import Vocab
 
@@ -75,6 +76,10 @@ class DecodingOptions(RunConfig):
         return Sampling(self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
 
 
+DRAWING = DecodingOptions(temperature=0.7, top_p=0.9)  # Chameleon's own settings for pictures
+EXACT = DecodingOptions(temperature=0.0)  # answers, captions, edits: the most likely one
+
+
 def chosen_options(given: Mapping[str, Any] | DecodingOptions, default: DecodingOptions) -> DecodingOptions:
     """`given`, whole or as fields that replace those of `default`. Raises `UsageError` for an unknown field or a wrong value."""
     if isinstance(given, DecodingOptions):
@@ -82,8 +87,15 @@ def chosen_options(given: Mapping[str, Any] | DecodingOptions, default: Decoding
     return validate(DecodingOptions, {**default.model_dump(), **given}, "decoding") if given else default
 
 
-def warn_if_unmasked(requests: Sequence[Request], strategy: DecodingStrategy, sampling: Sampling, config: CM3Config) -> None:
-    """Warn when a request is compared with a stream that has `<mask>` for a text, which the model of `config` may not know."""
+def check_conditions(requests: Sequence[Request], strategy: DecodingStrategy, sampling: Sampling, config: CM3Config) -> None:
+    """Check that what a strategy leaves out of the prompts is there, and known to the model of `config` as missing.
+
+    Raises `UsageError` for guidance by the pictures of a prompt that has none; warns when a request is compared with a stream
+    that has `<mask>` for a text, which the model may not know.
+    """
+    by_pictures = isinstance(strategy, Guidance) and strategy.image_scale is not None
+    if by_pictures and not all(request.prompt.holds("image") for request in requests):
+        raise UsageError("image_guidance guides by the pictures of a prompt, and here is one without any; use guidance alone")
     if config.texts_were_masked:
         return
     plan = Plan.of(requests, strategy, sampling)

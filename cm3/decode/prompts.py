@@ -47,6 +47,10 @@ class Prompt:
         """All of the prompt."""
         return Stream(self.token_ids, self.grid_positions)
 
+    def holds(self, kind: SpanKind) -> bool:
+        """Whether a segment of `kind` stands behind the retrieved documents."""
+        return any(segment.kind == kind and segment.start >= self.context_stop for segment in self.spans)
+
     def without(self, kind: SpanKind) -> Stream:
         """The prompt without its retrieved documents, every segment of `kind` replaced by `<mask:0>`.
 
