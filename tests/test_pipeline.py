@@ -316,13 +316,17 @@ def test_a_window_changes_nothing(pipe, image):
         assert [drawn.codes.tolist() for drawn in one] == [drawn.codes.tolist() for drawn in several]
 
 
-@pytest.mark.parametrize(("record", "words"), [(False, "never saw <mask> in place of a text"), (None, "nothing says whether")])
+@pytest.mark.parametrize(
+    ("record", "words"), [(False, "never saw <mask> in place of a text"), (None, "nothing says whether .* in place of a text")]
+)
 def test_guidance_of_a_model_without_masks_says_so(pipe, image, record, words, monkeypatch):
     monkeypatch.setattr(pipe.model.config, "texts_were_masked", record)
     pipe.generate("a red circle")
     for options in ({"guidance": 2.0}, {"strategy": "contrastive"}):
         with pytest.warns(UserWarning, match=words):
             pipe.generate("a red circle", **options)
+    with pytest.warns(UserWarning, match=words.replace("text", "picture")):
+        pipe.caption(image, strategy="guidance", strategy_options={"drop": "image"})
     for call in (
         lambda: pipe.generate("a red circle", guidance=1.0),
         lambda: pipe.generate(None, guidance=2.0),

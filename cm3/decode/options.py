@@ -91,7 +91,7 @@ def check_conditions(requests: Sequence[Request], strategy: DecodingStrategy, sa
     """Check that what a strategy leaves out of the prompts is there, and known to the model of `config` as missing.
 
     Raises `UsageError` for guidance by the pictures of a prompt that has none; warns when a request is compared with a stream
-    that has `<mask>` for a text, which the model may not know.
+    that has `<mask>` for a text or a picture, which the model may not know.
     """
     by_pictures = isinstance(strategy, Guidance) and strategy.image_scale is not None
     if by_pictures and not all(request.prompt.holds("image") for request in requests):
@@ -100,15 +100,17 @@ def check_conditions(requests: Sequence[Request], strategy: DecodingStrategy, sa
         return
     plan = Plan.of(requests, strategy, sampling)
     if any(_masked_more(request.prompt.vocab, streams) for request, streams in zip(requests, plan.streams)):
-        warnings.warn(_NEVER_MASKED if config.texts_were_masked is False else _NOT_RECORDED, stacklevel=4)
+        missing = "picture" if getattr(strategy, "drop", "text") == "image" else "text"
+        said = _NEVER_MASKED if config.texts_were_masked is False else _NOT_RECORDED
+        warnings.warn(said.format(missing=missing), stacklevel=4)
 
 
 _NEVER_MASKED = (
-    "this model never saw <mask> in place of a text: guidance and contrastive decoding compare with a stream it does not know, "
-    "which may make answers worse; train with the objective cm3 and whole_segment_prob above 0"
+    "this model never saw <mask> in place of a {missing}: guidance and contrastive decoding compare with a stream it does not "
+    "know, which may make answers worse; train with the objective cm3 and whole_segment_prob above 0"
 )
 _NOT_RECORDED = (
-    "nothing says whether this model saw <mask> in place of a text (its config.json has no texts_were_masked): guidance and "
+    "nothing says whether this model saw <mask> in place of a {missing} (its config.json has no texts_were_masked): guidance and "
     "contrastive decoding compare with a stream that it may not know, which may make answers worse; try without, too"
 )
 
