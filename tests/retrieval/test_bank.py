@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,6 @@ from cm3.documents.document import Document
 from retrieval.config import BuildConfig
 from retrieval.embedding import embed_documents
 from retrieval.encoders.hashing import HashingEncoder
-
-DAMAGES = int(os.environ.get("CM3_DRILLS", "57"))
 
 
 @pytest.mark.parametrize("kind", ["hashing_bank", "clip_bank"])
@@ -107,14 +105,16 @@ def test_a_bank_without_a_copy_uses_the_encoder_beside_it(clip_folder: Path, pai
 
 
 @pytest.mark.parametrize("index", ["flat", "ivf", "hnsw"])
-def test_any_flipped_bit_and_any_cut_are_refused(index: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before faiss reads the file: flips and cuts at random places of every file. `CM3_DRILLS=4750` tries that many."""
+def test_any_flipped_bit_and_any_cut_are_refused(
+    index: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: Callable[[int], range]
+) -> None:
+    """Before faiss reads the file: flips and cuts at random places of every file. `CM3_DRILLS=84` tries 4,750."""
     documents = [Document.pair(f"d{row}", f"word{row} word{row % 7}", _gray(row)) for row in range(200)]
     retrieval.build(documents, tmp_path / "bank", "hashing", BuildConfig(index=index, min_recall=0))
     monkeypatch.setattr("retrieval.index.approximate.read_index", _must_not_be_read)
     files = [file for file in (tmp_path / "bank").rglob("*") if file.is_file() and file.name != "manifest.json"]
     rng = np.random.default_rng(0)
-    for trial in range(DAMAGES):
+    for trial in times(57):
         file = files[int(rng.integers(len(files)))]
         original = file.read_bytes()
         place = int(rng.integers(len(original)))

@@ -1,9 +1,9 @@
-"""The table of neighbors: what pretraining reads, and never a document's own content. `CM3_DRILLS=10000` asks that many."""
+"""The table of neighbors: what pretraining reads, and never a document's own content. `CM3_DRILLS=34` asks ten thousand."""
 
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +20,6 @@ from retrieval import neighbor_table
 from retrieval.retriever import NO_NEIGHBOR
 from retrieval.store import content_hash
 
-QUERIES = min(int(os.environ.get("CM3_DRILLS", "300")), 10_000)
-
 
 def crowd(count: int) -> list[Document]:
     """Documents of few words and few colors: a third are exact duplicates of others under other ids or other words."""
@@ -37,8 +35,8 @@ def crowd(count: int) -> list[Document]:
 
 
 @pytest.mark.parametrize("recipe", ["cm3leon", "ra_cm3"])
-def test_no_document_ever_gets_itself_or_a_duplicate(recipe: str, tmp_path: Path) -> None:
-    documents = crowd(QUERIES)
+def test_no_document_ever_gets_itself_or_a_duplicate(recipe: str, tmp_path: Path, times: Callable[[int], range]) -> None:
+    documents = crowd(min(len(times(300)), 10_000))
     retrieval.build(documents, tmp_path / "bank", "hashing")
     config = getattr(retrieval.RetrieverConfig, recipe)(seed=3)
     made = retrieval.write_neighbors(retrieval.open(tmp_path / "bank"), documents, tmp_path / "table", 2, config)
