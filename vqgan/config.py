@@ -99,6 +99,20 @@ class LossConfig(RunConfig):
             raise ValueError("perceptual 'lpips' needs lpips_weights; make the file with `cm3 vqgan convert`, or take 'edges'")
         return self
 
+    @model_validator(mode="after")
+    def _lecam_of_a_discriminator(self) -> LossConfig:
+        if self.lecam and not self.adversarial:
+            raise ValueError("lecam regularizes the discriminator, which adversarial 0 leaves out; set both or neither")
+        return self
+
+    def require_start(self, steps: int) -> None:
+        """Raise `UsageError` when the discriminator would not start within `steps`."""
+        if self.adversarial and self.adversarial_start >= steps:
+            raise UsageError(
+                f"loss.adversarial_start={self.adversarial_start} comes after the last of train.steps={steps}, so the "
+                "discriminator would never start; set it lower, train more steps, or leave loss.adversarial out"
+            )
+
     def require_side(self, image_size: int) -> None:
         """Raise `UsageError` when pictures of `image_size` pixels on a side are too small for LPIPS or the discriminator."""
         if self.perceptual == "lpips" and image_size < LPIPS_SIDE:
@@ -149,7 +163,8 @@ class VQTrainConfig(RunConfig):
         """The tokenizer this run trains: the preset with the changes.
 
         Raises `UsageError` when they don't fit together, there is no decoder to compare the pictures of, the loss leaves half of
-        what the network emits without gradient, or the pictures are too small for a network of the loss.
+        what the network emits without gradient, its discriminator would never start, or the pictures are too small for a network
+        of the loss.
         """
         from vqgan.presets import preset
 
@@ -163,6 +178,7 @@ class VQTrainConfig(RunConfig):
                 "network 'dvae' emits means and scales, and with loss.logit_laplace 0 nothing trains the scales; "
                 "set loss.logit_laplace=1 (its paper has that alone: loss.l1=0 loss.l2=0)"
             )
+        self.loss.require_start(self.train.steps)
         self.loss.require_side(tokenizer.image_size)
         return tokenizer
 

@@ -7,6 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from cm3.core.errors import UsageError
+from cm3.core.runfile import validate
 from vqgan.config import LossConfig, VQConfig, VQTrainConfig
 from vqgan.losses.adversarial import PatchDiscriminator
 from vqgan.losses.lpips import LPIPS
@@ -68,7 +69,9 @@ def test_pictures_too_small_for_the_loss_are_refused_before_the_run() -> None:
     assert VQTrainConfig(image_size=16, loss=lpips).resolve().image_size == 16
     assert torch.isfinite(LPIPS()(torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 16))).all()
     for layers, least in ((1, 6), (2, 12), (3, 24)):
-        run = VQTrainConfig(downsample_factor=1, loss=LossConfig(adversarial=0.1, discriminator_layers=layers))
+        run = VQTrainConfig(
+            downsample_factor=1, loss=LossConfig(adversarial=0.1, adversarial_start=0, discriminator_layers=layers)
+        )
         with pytest.raises(
             UsageError, match=rf"of {layers} layers needs pictures of {least} pixels and more, got image_size {least - 1}"
         ):
@@ -77,3 +80,13 @@ def test_pictures_too_small_for_the_loss_are_refused_before_the_run() -> None:
         assert PatchDiscriminator(2, layers)(torch.rand(2, 3, least, least)).shape == (2, 1, 1, 1)
         with pytest.raises(RuntimeError):
             PatchDiscriminator(2, layers)(torch.rand(2, 3, least - 1, least - 1))
+
+
+def test_a_discriminator_that_would_never_start_is_refused() -> None:
+    run = VQTrainConfig.model_validate({"loss": {"adversarial": 0.5, "adversarial_start": 399}})
+    assert run.resolve().image_size == 48
+    late = run.model_copy(update={"loss": run.loss.model_copy(update={"adversarial_start": 400})})
+    with pytest.raises(UsageError, match=r"adversarial_start=400 comes after the last of train\.steps=400, so .* set it lower"):
+        late.resolve()
+    with pytest.raises(UsageError, match="lecam regularizes the discriminator, which adversarial 0 leaves out"):
+        validate(VQTrainConfig, {"loss": {"lecam": 0.1}})
