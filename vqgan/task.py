@@ -110,6 +110,8 @@ class VQTask:
         regions = None if batch.regions is None else pixel_weights(batch.regions, weights.region_emphasis)
         if isinstance(self._quantizer, Annealed):
             self._quantizer.at_step(step)
+        if self.config.freeze_encoder:
+            self._quantizer.eval()  # moving averages and restarts ask for the mode, not for gradients
         output = self.modules["model"](pixels)
         batch.reconstruction = output.reconstruction.detach()
         lpips = None if self._lpips is None else self._lpips.to(pixels.device)

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 import vqgan
 from cm3.core.errors import UsageError
+from cm3.core.seeding import derive_seed
 from cm3.train.config import TrainConfig
 from cm3.train.task import Shard
 from vqgan.codebook_monitor import HORIZON
@@ -171,6 +172,19 @@ def test_a_frozen_encoder_keeps_its_codes(picture_folder: Path, tmp_path: Path, 
         tokenizer = train(_config(picture_folder, steps=steps, freeze_encoder=True), tmp_path / f"steps{steps}")
         codes.append(tokenizer.encode(tokenizer.preprocess(images)))
     assert torch.equal(codes[0], codes[1])
+
+
+@pytest.mark.parametrize("quantizer", ["ema", "cosine", "rotation"])
+def test_a_frozen_encoder_keeps_its_codebook(quantizer: str, picture_folder: Path, tmp_path: Path) -> None:
+    """Moving averages and restarts write without gradients."""
+    tokenizer = {**TOKENIZER, "quantizer": quantizer, "quantizer_options": {"restart_below": 0.5}}
+    settings = TrainConfig.model_validate({"steps": 24, "eval_every": 8, "tensorboard": False})
+    config = _config(picture_folder, tokenizer=tokenizer, freeze_encoder=True, train=settings, initialize_from_data=False)
+    torch.manual_seed(derive_seed(settings.seed, "weights"))
+    started = VQModel(config.resolve()).state_dict()
+    trained = train(config, tmp_path / "out").model.state_dict()
+    changed = {name.split(".")[0] for name in started if not torch.equal(started[name], trained[name])}
+    assert changed == {"post_quant_conv", "decoder"}
 
 
 QUANTIZERS: dict[str, dict[str, object]] = {
