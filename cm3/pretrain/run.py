@@ -52,7 +52,7 @@ NEIGHBORS_KIND, NEIGHBORS_FILE = "neighbors", "table.npy"
 
 
 class ModelSection(RunConfig):
-    """start: a language model or model folder to go on from (a converted one too; the other three are then not used). Otherwise
+    """start: a language model or model folder to go on from (a converted one too), which the next three do not go with. Otherwise
     preset: a name in `cm3.model.presets`; overrides: fields of `CM3Config` to replace; codebook_init: start the image
     token embeddings from the code vectors of the image tokenizer, where the tokenizer folder has them.
 
@@ -64,6 +64,16 @@ class ModelSection(RunConfig):
     overrides: dict[str, Any] = Field(default_factory=dict)
     codebook_init: bool = True
     attention: Attention = "auto"
+
+    @model_validator(mode="after")
+    def _started_or_made(self) -> ModelSection:
+        ignored = sorted(self.model_fields_set & {"preset", "overrides", "codebook_init"})
+        if self.start is not None and ignored:
+            raise ValueError(
+                f"start={self.start} goes on with the model of that folder, and {', '.join(ignored)} would change nothing; "
+                "leave out one or the other"
+            )
+        return self
 
 
 class NeighborSection(RunConfig):

@@ -70,13 +70,15 @@ def parts(tmp_path: Path) -> dict[str, str]:
     return {name: str(tmp_path / name) for name in ("tokens", "tokenizer", "held_out", "out")}
 
 
-def config(parts: dict[str, str], *overrides: str) -> PretrainConfig:
+SMALL = "model.overrides={hidden_size = 32, num_hidden_layers = 1, num_attention_heads = 2}"
+
+
+def config(parts: dict[str, str], *overrides: str, model: str = SMALL) -> PretrainConfig:
     settings = [f"{name}={path}" for name, path in parts.items()]
-    model = ["model.overrides={hidden_size = 32, num_hidden_layers = 1, num_attention_heads = 2}"]
     train = ["train.steps=30", "train.learning_rate=2e-2", "train.log_every=10", "train.device=cpu", "train.checkpoint_every=0"]
     train += ["train.precision=fp32"]  # in the processes of two, too
     loader = ["loader.row_length=64", "loader.batch_size=4"]
-    return load_run(PretrainConfig, None, [*settings, *model, *train, *loader, *overrides])
+    return load_run(PretrainConfig, None, [*settings, model, *train, *loader, *overrides])
 
 
 def test_it_learns_and_reads_back(parts: dict[str, str]) -> None:
@@ -98,7 +100,7 @@ def test_it_learns_and_reads_back(parts: dict[str, str]) -> None:
 def test_a_model_is_trained_on(parts: dict[str, str], tmp_path: Path) -> None:
     first = pretrain(config(parts))
     again = config(
-        {**parts, "out": str(tmp_path / "more")}, f"model.start={parts['out']}", "train.steps=2", "train.learning_rate=1e-3"
+        {**parts, "out": str(tmp_path / "more")}, "train.steps=2", "train.learning_rate=1e-3", model=f"model.start={parts['out']}"
     )
     second = pretrain(again)
     figures = [[record for record in result.history if record["kind"] == "eval"][-1] for result in (first, second)]
@@ -107,6 +109,17 @@ def test_a_model_is_trained_on(parts: dict[str, str], tmp_path: Path) -> None:
     assert after.config.texts_were_masked == before.config.texts_were_masked
     assert not torch.equal(after.lm_head.weight, before.lm_head.weight)
     assert after.config.hidden_size == 32
+
+
+@pytest.mark.parametrize("setting", ["preset=cm3leon-350m", "overrides={hidden_size=64}", "codebook_init=true"])
+def test_what_describes_a_fresh_model_is_refused_beside_a_start(setting: str) -> None:
+    settings = ["tokens=t", "tokenizer=d", "out=o", "model.start=folder"]
+    assert load_run(PretrainConfig, None, [*settings, "model.attention=eager"]).model.attention == "eager"
+    named = setting.partition("=")[0]
+    with pytest.raises(
+        UsageError, match=f"'model': start=folder goes on with the model of that folder, and {named} would change"
+    ):
+        load_run(PretrainConfig, None, [*settings, f"model.{setting}"])
 
 
 def test_a_model_with_another_tokenizer_is_not_trained_on(parts: dict[str, str], tmp_path: Path) -> None:
