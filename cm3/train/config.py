@@ -18,8 +18,8 @@ class TrainConfig(RunConfig):
     Length: `steps` optimizer updates; each sees `accumulation_steps` micro-batches on every process.
     Optimizer: `optimizer` "adamw", or "muon" for hidden matrices with AdamW for the rest; a parameter group's own "lr" or
     "weight_decay" goes before `learning_rate` and `weight_decay`; `clip_norm` None leaves gradients as they are.
-    Schedule: linear warm-up over `warmup_steps`, then `schedule`, ending at `min_lr_ratio` times the learning rate; "wsd" decays
-    linearly over the last `decay_fraction` of the steps; "polynomial" decays with exponent `power`.
+    Schedule: linear warm-up over `warmup_steps`, fewer than `steps`, then `schedule`, ending at `min_lr_ratio` times the learning
+    rate; "wsd" decays linearly over the last `decay_fraction` of the steps; "polynomial" decays with exponent `power`.
     Averaging: `ema_decay` keeps an exponential moving average of the weights, which evaluation then uses.
     Numbers: `precision` "auto" is bf16 autocast on a GPU and on a CPU with AMX, fp32 elsewhere (where bf16 is emulated);
     `compile` runs every trained module through torch.compile; `device` "cpu" ignores a GPU.
@@ -75,6 +75,14 @@ class TrainConfig(RunConfig):
     def _one_way_of_saving(self) -> TrainConfig:
         if self.async_save and self.sharding == "full":
             raise ValueError("async_save copies the state of one process; it cannot be used with sharding = 'full'")
+        return self
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> TrainConfig:
+        if self.warmup_steps >= self.steps and self.warmup_steps:
+            raise ValueError(
+                f"warmup_steps={self.warmup_steps} don't end within steps={self.steps}; set fewer warmup_steps, or more steps"
+            )
         return self
 
     @model_validator(mode="after")

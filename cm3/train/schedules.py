@@ -15,8 +15,7 @@ from cm3.train.config import TrainConfig
 
 def learning_rate_factor(config: TrainConfig, step: int) -> float:
     """The factor on the learning rate for the update number `step` (from 0): warm-up times schedule."""
-    decaying_steps = max(config.steps - config.warmup_steps, 1)
-    progress = min(max((step - config.warmup_steps) / decaying_steps, 0.0), 1.0)
+    progress = min(max((step - config.warmup_steps) / (config.steps - config.warmup_steps), 0.0), 1.0)
     decay = _SHAPES[config.schedule](progress, config)
     return warmup(step, config.warmup_steps) * (config.min_lr_ratio + (1.0 - config.min_lr_ratio) * decay)
 

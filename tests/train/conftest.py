@@ -91,7 +91,8 @@ def settings() -> Callable[..., TrainConfig]:
 
     def make(**changes: Any) -> TrainConfig:
         values = {"steps": 8, "device": "cpu", "log_every": 2, "checkpoint_every": 3, "ema_decay": 0.9, "tensorboard": False}
-        return TrainConfig(**(values | {"learning_rate": 1e-2, "warmup_steps": 2} | changes))
+        warmup = min(2, changes.get("steps", 8) - 1)
+        return TrainConfig(**(values | {"learning_rate": 1e-2, "warmup_steps": warmup} | changes))
 
     return make
 

@@ -27,6 +27,7 @@ def test_a_run_file_with_overrides(tmp_path):
         ("steps=0", "greater than or equal to 1"),
         ("schedule=linear", "'constant', 'cosine', 'wsd' or 'polynomial'"),
         ("betas=[0.9, 1.0]", "betas must lie in"),
+        ("warmup_steps=1000", "warmup_steps=1000 don't end within steps=1000; set fewer warmup_steps, or more steps"),
         ("ema_decay=1.0", "less than 1"),
         ("clip_norm=-1", "greater than 0"),
         ("clip_norm=inf", "finite number"),

@@ -43,12 +43,13 @@ def test_the_floor_is_reached():
 @settings(deadline=None, max_examples=60, derandomize=True)
 @given(
     schedule=st.sampled_from(SCHEDULES),
-    steps=st.integers(1, 50),
+    decaying=st.integers(1, 50),
     warmup=st.integers(0, 60),
     fraction=st.floats(0, 1),
     floor=st.floats(0, 1),
 )
-def test_factors_stay_in_range_and_never_rise_after_warmup(schedule, steps, warmup, fraction, floor):
+def test_factors_stay_in_range_and_never_rise_after_warmup(schedule, decaying, warmup, fraction, floor):
+    steps = warmup + decaying
     config = TrainConfig(steps=steps, warmup_steps=warmup, schedule=schedule, decay_fraction=fraction, min_lr_ratio=floor)
     factors = [learning_rate_factor(config, step) for step in range(steps + 3)]
     assert all(0.0 < factor <= 1.0 + 1e-12 or (factor == 0.0 and floor == 0.0) for factor in factors)
