@@ -191,6 +191,10 @@ def test_searches(command, toy_model, query, words):
         (["sft", "preview", ".", "--task", "nope"], ["unknown task 'nope'", "captioning"]),
         (["sft", "data", "check", ".", "--format", "nope"], ["unknown data format 'nope'", "pairs"]),
         (["tokenize", "x", "y", "--image-tokenizer", "z", "--budget", "nan"], ["--budget", "between 0 and 1"]),
+        (["tokenize", "x", "y", "--image-tokenizer", "z", "--tokenizer", "t", "--text-vocab-size", "300"], ["leave out one"]),
+        (["vqgan", "convert", "x", "y", "--to", "taming", "--from", "janus"], ["leave --from out"]),
+        (["vqgan", "convert", "x", "y", "--to", "taming", "--image-size", "7"], ["--image-size", "leave it out with --to"]),
+        (["vqgan", "convert", "x", "y", "--from", "lpips", "--lins", "z", "--image-size", "7"], ["leave it out with --to"]),
     ],
 )
 def test_usage(command, arguments, words):
@@ -220,6 +224,8 @@ RUN = 'data = "pictures"\nout = "tokenizer"\npreset = "quickstart"\nimage_size =
         (RUN + "[train]\nsteps = 0", ["'train.steps'", "greater than or equal to 1", "got 0"]),
         (RUN + "[train]\nlearning_rate = nan", ["'train.learning_rate'", "nan"]),
         (RUN + "[train]\nbetas = [2, 3]", ["betas must lie in [0, 1)"]),
+        (RUN + "draft = true\n[loss]\nregion_emphasis = 4", ["draft=true", "loss.region_emphasis", "leave out one"]),
+        (RUN + "[loss]\nlpips_weights = 'w'", ["lpips_weights go with perceptual 'lpips', got 'none'"]),
         (RUN + "train = 3", ["'train'", "section", "got 3"]),
         (RUN.replace("24", "25"), ["25 is not a multiple"]),
         (RUN.replace("24", "99999999"), ["'image_size'", "4096"]),

@@ -95,6 +95,10 @@ class LossConfig(RunConfig):
 
     @model_validator(mode="after")
     def _weights_for_lpips(self) -> LossConfig:
+        if self.perceptual != "lpips" and self.lpips_weights is not None:
+            raise ValueError(
+                f"lpips_weights go with perceptual 'lpips', got {self.perceptual!r}; set that, or leave the weights out"
+            )
         if self.perceptual == "lpips" and self.lpips_weights is None:
             raise ValueError("perceptual 'lpips' needs lpips_weights; make the file with `cm3 vqgan convert`, or take 'edges'")
         return self
@@ -158,6 +162,12 @@ class VQTrainConfig(RunConfig):
     freeze_encoder: bool = False
     loss: LossConfig = Field(default_factory=lambda: LossConfig.model_validate({}))
     train: TrainConfig = TrainConfig.model_validate(TRAIN_DEFAULTS)
+
+    @model_validator(mode="after")
+    def _regions_of_whole_pictures(self) -> VQTrainConfig:
+        if self.draft and self.loss.region_emphasis != 1:
+            raise ValueError("draft=true decodes pictures smaller, loss.region_emphasis needs whole ones; leave out one of them")
+        return self
 
     def resolve(self) -> VQConfig:
         """The tokenizer this run trains: the preset with the changes.

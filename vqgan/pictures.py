@@ -66,7 +66,7 @@ class Pictures:
 @dataclass(frozen=True)
 class Collecting:
     """How pictures are collected: at most `max_images`; pixels beyond `memory_limit_gib` in a file in `scratch`; by `workers`
-    threads; `draft` see `vqgan.loading`; `regions` also collects the maps of what matters."""
+    threads; `draft` see `vqgan.loading`; `regions` also collects the maps of what matters, whose boxes are pixels of undrafted pictures."""
 
     scratch: Path
     max_images: int | None = None
@@ -86,8 +86,7 @@ def read_pictures(config: VQTrainConfig, tokenizer: VQConfig, scratch: Path, rep
     report = ReadReport() if report is None else report
     documents = read_documents(config.data, report=report, options=ReadOptions(decode=False))
     emphasized = config.loss.region_emphasis != 1
-    draft = config.draft and not emphasized  # boxes are pixels of the whole picture
-    how = Collecting(scratch, config.max_images, config.memory_limit_gib, config.workers, draft, emphasized)
+    how = Collecting(scratch, config.max_images, config.memory_limit_gib, config.workers, config.draft, emphasized)
     pictures = collect_pictures(documents, tokenizer, how, report)
     report.check()
     if not len(pictures):

@@ -12,6 +12,8 @@ from cm3.commands.output import AsJson, Overrides, emit, say, table
 from cm3.core.errors import UsageError
 from cm3.core.storage import sibling
 
+TEXT_VOCAB_SIZE = 4096
+
 
 def quickstart(
     out: Annotated[Path, typer.Option(help="Where everything goes: data, stages, model, report.")] = Path("quickstart"),
@@ -39,7 +41,9 @@ def tokenize(
     out: Annotated[Path, typer.Argument(help="Folder for the token shards.")],
     image_tokenizer: Annotated[Path, typer.Option(help="The image tokenizer (`cm3 vqgan train`).")],
     tokenizer: Annotated[Path | None, typer.Option(help="Its document tokenizer; by default a new one at OUT-tokenizer.")] = None,
-    text_vocab_size: Annotated[int, typer.Option(help="Most text ids of a new document tokenizer.")] = 4096,
+    text_vocab_size: Annotated[
+        int | None, typer.Option(help="Most text ids of a new document tokenizer.", show_default=str(TEXT_VOCAB_SIZE))
+    ] = None,
     budget: Annotated[float, typer.Option(help="Share of records that may be rejected.")] = 0.01,
     workers: Annotated[int, typer.Option(min=0, help="Processes that encode; 0 takes one per core.")] = 0,
     as_json: AsJson = False,
@@ -56,11 +60,14 @@ def tokenize(
 
     if not 0 <= budget <= 1:
         raise UsageError(f"--budget is {budget:g}, expected a share between 0 and 1")
+    if tokenizer is not None and text_vocab_size is not None:
+        raise UsageError("--text-vocab-size is of a new document tokenizer, --tokenizer gives one; leave out one of them")
     if tokenizer is None:
         tokenizer = sibling(out, suffix="-tokenizer")
         if not (parts_folder(out).is_dir() and tokenizer.is_dir()):  # an interrupted call has made it
             documents = read_documents(data, options=ReadOptions(decode=False))
-            train_document_tokenizer(documents, image_tokenizer, tokenizer, text_vocab_size)
+            size = TEXT_VOCAB_SIZE if text_vocab_size is None else text_vocab_size
+            train_document_tokenizer(documents, image_tokenizer, tokenizer, size)
     account = run(data, tokenizer, image_tokenizer, out, budget=budget, workers=workers)
     text = f"{out}: {account['tokens']:,} tokens of {account['ok']:,} documents ({account['seen'] - account['ok']} rejected)"
     emit({"out": str(out), "tokenizer": str(tokenizer), **account}, f"{text}\ntokenizer {tokenizer}", as_json)

@@ -153,8 +153,9 @@ def convert(
     to: Annotated[str | None, typer.Option("--to", help="Export one of our folders in this format.")] = None,
     lins: Annotated[Path | None, typer.Option(help="With --from lpips: LPIPS's vgg.pth; SOURCE is VGG16's.")] = None,
     image_size: Annotated[
-        int, typer.Option(min=1, help="Side of the pictures it will be used with; checkpoints don't say.")
-    ] = 256,
+        int | None,
+        typer.Option(min=1, help="Side of the pictures it will be used with; checkpoints don't say.", show_default="256"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Convert taming, LDM, LlamaGen, Chameleon, Janus and DALL-E checkpoints to ours, or ours to theirs with --to.
@@ -163,14 +164,19 @@ def convert(
     --from lpips joins torchvision's VGG16 (SOURCE) and LPIPS's vgg.pth (--lins) to the weight file of the perceptual loss.
     """
     import vqgan
+    from vqgan.conversion.convert import DEFAULT_IMAGE_SIZE
 
     if (format == "lpips") != (lins is not None):
         raise UsageError("--from lpips goes with --lins: SOURCE is torchvision's VGG16, --lins is LPIPS's vgg.pth")
+    if to is not None and format is not None:
+        raise UsageError("--from and --to exclude each other: --to reads a tokenizer folder of ours; leave --from out")
+    if image_size is not None and (to is not None or lins is not None):
+        raise UsageError("--image-size is of a tokenizer that is converted to ours; leave it out with --to and --lins")
     if lins is not None or to is not None:
         path = vqgan.convert_lpips(source, lins, out) if lins is not None else vqgan.export(source, out, str(to))
         emit({"out": str(path)}, str(path), as_json)
         return
-    made = vqgan.convert(source, out, format, image_size)
+    made = vqgan.convert(source, out, format, image_size or DEFAULT_IMAGE_SIZE)
     value = {"out": str(out), "codebook_size": made.codebook_size, "grid_shape": list(made.grid_shape)}
     emit(value, f"{out}: {made.codebook_size} codes, {made.grid_shape} per picture", as_json)
 
