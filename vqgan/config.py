@@ -137,7 +137,8 @@ class VQTrainConfig(RunConfig):
 
     `data`: folder, WebDataset or JSONL of pictures (`vqgan.pictures` says what is taken from it); `out`: folder to write.
     `preset` names a `VQConfig` in `vqgan.presets`; `image_size`, `downsample_factor`, `codebook_size` and `tokenizer` (any
-    other of its keys) change it. `validation_fraction` of the pictures, chosen by their id, is held out for evaluation.
+    other of its keys) change it. `validation_fraction` of the pictures, chosen by their id, is held out for evaluation
+    (0: evaluations have no figures).
     `batch_size` counts pictures over all processes and micro-batches. `flip` mirrors half of them.
     `memory_limit_gib`: pixels beyond this lie in a scratch file instead of in memory. `workers` threads decode pictures;
     `draft` lets them decode large JPEGs at a fraction of their size: faster, slightly other pixels.

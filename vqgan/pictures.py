@@ -66,7 +66,7 @@ class Pictures:
 @dataclass(frozen=True)
 class Collecting:
     """How pictures are collected: at most `max_images`; pixels beyond `memory_limit_gib` in a file in `scratch`; by `workers`
-    threads; `draft` see `vqgan.loading`; `regions` also collects the maps of what matters, whose boxes are pixels of undrafted pictures."""
+    threads; `draft` see `vqgan.loading`; `regions` also collects the maps of what matters, for which pictures are whole."""
 
     scratch: Path
     max_images: int | None = None

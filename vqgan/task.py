@@ -52,8 +52,9 @@ class VQTask:
 
     def __init__(self, model: VQModel, config: VQTrainConfig, pictures: Pictures) -> None:
         self.config, self.pictures_store = config, pictures
-        self.training_indices, held_out = split_validation(pictures, config.validation_fraction, config.validation_images)
-        self.validation_indices = held_out if len(held_out) else self.training_indices[:1]
+        self.training_indices, self.validation_indices = split_validation(
+            pictures, config.validation_fraction, config.validation_images
+        )
         self.order = BatchOrder(self.training_indices, config.batch_size, config.train.seed)
         self.modules: dict[str, nn.Module] = {"model": model, "codebook": CodebookMonitor(model.config.codebook_size)}
         self._last_weight: Tensor = model.decoder.last_weight  # type: ignore[assignment]
@@ -138,16 +139,21 @@ class VQTask:
         return bool(weights.adversarial) and step >= weights.adversarial_start
 
     def evaluate(self) -> dict[str, float]:
-        """Figures on the held-out pictures; a collapsed codebook is also said in words."""
+        """Figures on the held-out pictures, none without such pictures; a collapsed codebook is also said in words."""
+        if not len(self.validation_indices):
+            return {}
         figures = self._tokenize(self.validation_indices)[0]
         height, width = self._config.grid_shape
         self._warn_of_collapse(figures, len(self.validation_indices) * height * width)
         return figures
 
     def pictures(self) -> dict[str, Image.Image]:
-        """Held-out pictures above their reconstructions."""
-        originals, reconstructions = self._tokenize(self.validation_indices[:_SHOWN])[1:]
-        return {"reconstructions": comparison_picture(originals, reconstructions)}
+        """Held-out pictures above their reconstructions; without any, pictures that it learns from, and named so."""
+        held_out = len(self.validation_indices) > 0
+        shown = self.validation_indices if held_out else self.training_indices
+        originals, reconstructions = self._tokenize(shown[:_SHOWN])[1:]
+        name = "reconstructions" if held_out else "reconstructions_of_training_pictures"
+        return {name: comparison_picture(originals, reconstructions)}
 
     def _warn_of_collapse(self, figures: Any, vectors: float) -> None:
         usage, perplexity = float(figures["usage"]), float(figures["perplexity"])

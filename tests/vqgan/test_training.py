@@ -165,6 +165,16 @@ def test_flipping_mirrors_about_half(picture_folder: Path, tmp_path: Path) -> No
     assert 16 < mirrored < 48  # of 64; fixed seed
 
 
+def test_nothing_held_out_gives_no_figures(picture_folder: Path, tmp_path: Path) -> None:
+    tokenizer = train(_config(picture_folder, steps=1, validation_fraction=0), tmp_path / "out")
+    [record] = _evaluations(tmp_path / "out-run")
+    assert record.keys() == {"kind", "step", "seconds"}
+    assert [path.stem for path in (tmp_path / "out-run" / "pictures").iterdir()] == [
+        "reconstructions_of_training_pictures-00000001"
+    ]
+    assert tokenizer.codebook_size == 16
+
+
 def test_a_frozen_encoder_keeps_its_codes(picture_folder: Path, tmp_path: Path, block_picture: Draw) -> None:
     images = [block_picture(number) for number in range(16)]
     codes = []
