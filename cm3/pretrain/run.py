@@ -78,10 +78,11 @@ class ModelSection(RunConfig):
 
 class NeighborSection(RunConfig):
     """Retrieval augmentation: `table` is a folder with table.npy, (N, K) integers: for each of the N documents the indices of its
-    neighbors among them, nearest first, -1 where there are fewer; `share` of the documents get theirs, the rest stand alone."""
+    neighbors among them, nearest first, -1 where there are fewer; `share` of the documents are given theirs, the rest stand
+    alone. With 1 every document draws how many it takes by `augmentation.law` (RA-CM3: none to two)."""
 
     table: Path
-    share: float = Field(0.5, gt=0, lt=1)
+    share: float = Field(0.5, gt=0, le=1)
     augmentation: AugmentationConfig = AugmentationConfig()
 
 
@@ -226,7 +227,8 @@ def training_documents(config: PretrainConfig, vocab: Vocab) -> Mixture:
                 "make memory, table and tokens of one source"
             )
     augmented = AugmentedSource(shards, shards, table, vocab, section.augmentation, config.train.seed)
-    return Mixture([(shards, 1.0 - section.share), (augmented, section.share)])
+    alone = [(shards, 1.0 - section.share)] if section.share < 1 else []
+    return Mixture([*alone, (augmented, section.share)])
 
 
 def run_folder(out: Path) -> Path:

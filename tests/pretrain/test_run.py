@@ -34,6 +34,7 @@ from cm3.pretrain.run import (
     pretrain,
     replay_step,
     run_folder,
+    training_documents,
 )
 from cm3.pretrain.task import TokenTask
 from cm3.sequences.batch import Batch
@@ -205,6 +206,10 @@ def test_neighbors_are_used_and_must_fit(parts: dict[str, str], tmp_path: Path) 
             np.save(folder / NEIGHBORS_FILE, rows)
     settings = ["neighbors.augmentation.law=all", "neighbors.augmentation.max_length=50", "train.steps=2"]
     pretrain(config(parts, f"neighbors.table={tmp_path / 'fitting'}", *settings))
+    every = config(parts, f"neighbors.table={tmp_path / 'fitting'}", *settings, "neighbors.share=1")
+    [part] = training_documents(every, DocumentTokenizer.load(every.tokenizer).vocab).parts
+    lengths = TokenShards(every.tokens).lengths(0)
+    assert part.source.lengths(0).tolist() == (lengths + np.roll(lengths, -1) - 1).tolist()
     with pytest.raises(ArtefactError, match="neighbors of 10 documents.*holds 64"):
         pretrain(config(parts, f"neighbors.table={tmp_path / 'short'}", *settings))
     for name, what in (("turned", "documents"), ("foreign", "neighbors")):
