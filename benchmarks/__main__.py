@@ -16,7 +16,7 @@ import torch
 from cm3.core.artefact import write_json
 
 HERE = Path(__file__).parent
-NOT_BENCHMARKS = {"__init__", "__main__", "measure", "chameleon_peer", "trained_model", "decode_gallery"}
+NOT_BENCHMARKS = {"__init__", "__main__", "measure", "chameleon_peer", "llamagen_peer", "trained_model", "decode_gallery"}
 
 
 def main(names: Sequence[str] = ()) -> int:
@@ -35,6 +35,7 @@ def main(names: Sequence[str] = ()) -> int:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
+    measured = commit()  # before the results are written, which git knows too
     (HERE / "results").mkdir(exist_ok=True)
     for path in paths:
         if names and path.stem not in names:
@@ -48,13 +49,23 @@ def main(names: Sequence[str] = ()) -> int:
             continue
         rows = [json.loads(line) for line in done.stdout.splitlines()]
         if not rows:
-            print("  nothing that this machine can run")
+            print("  nothing that can be run with what this machine has and this call names")
             continue
-        result = {"command": f"python -m benchmarks.{path.stem}", "machine": machine, "rows": rows}
+        result = {"command": f"python -m benchmarks.{path.stem}", **measured, "machine": machine, "rows": rows}
         write_json(HERE / "results" / f"{path.stem}.json", result)
         for row in rows:
             print(f"  {row['row']:<58} ×{row['ratio']:.2f}  {row['gate']}")
     return failed
+
+
+def commit() -> dict[str, str]:
+    """{"commit": the one the figures are of}, "-dirty" behind it where files differ from it; empty where git doesn't say."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE)
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return {"commit": said.stdout.strip()}
 
 
 if __name__ == "__main__":

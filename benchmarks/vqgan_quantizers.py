@@ -1,14 +1,16 @@
 """Quantizers on real drawings: one network, equal steps, equal seed; and what a start from data and restarts buy.
 
-`--data` takes pictures in any format that is read (a tar of drawings); without it the embedded world is drawn. ours is the arm,
+`--data` takes pictures in any format that is read (a tar of drawings); without it nothing is measured. ours is the arm,
 peer the plain learned codebook ("vq"), both on the same held-out pictures; unit "dB" is PSNR, "SSIM", "share" of the codebook in
 use, "codes" is perplexity. Sizes near 1024 codes are taken where a quantizer has fixed ones. Finished runs are kept in `--runs`
-and not trained again; `--most N` trains at most N missing ones.
+by their settings and not trained again, and are refused when they saw other pictures; `--most N` trains at most N missing ones.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -47,15 +49,13 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 
 
-def train_arm(arm: dict[str, Any], data: str, out: Path) -> None:
-    """Train one arm into the tokenizer folder `out`; its figures stand in the run folder beside it."""
+def settings_of(arm: dict[str, Any]) -> dict[str, Any]:
+    """The run file of one arm but for its places."""
     settings = dict(arm)
     initialize = settings.pop("initialize", True)
     size = settings.pop("codebook_size", CODES)
     tokenizer = {"quantizer": "vq", "codebook_dim": 32, "network": "patch"} | settings
-    values = {
-        "data": data,
-        "out": str(out),
+    return {
         "image_size": SIDE,
         "codebook_size": size,
         "tokenizer": tokenizer,
@@ -75,36 +75,39 @@ def train_arm(arm: dict[str, Any], data: str, out: Path) -> None:
             "log_every": 50,
         },
     }
-    train(VQTrainConfig.model_validate(values))
+
+
+def folder_of(name: str, settings: dict[str, Any]) -> str:
+    """A folder name for the run of an arm: other settings, another folder."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return f"{name.replace(',', '').replace(' ', '-')}-{digest[:8]}"
 
 
 def rows(data: str = "", runs: str = "", most: int = 99) -> Iterator[Row]:
-    """Four rows per arm that stands in `runs`, after training at most `most` missing ones."""
+    """Four rows per arm that stands in `runs`, after training at most `most` missing ones.
+
+    A finished run is gone on with, for no step: that raises `UsageError` when its data, network or losses were others.
+    """
+    if not data:
+        print("the quantizers are compared on pictures that you name with --data", file=sys.stderr)
+        return
     with tempfile.TemporaryDirectory() as scratch:
         folder, left = Path(runs or scratch), most
-        source = data or _embedded(Path(scratch) / "scenes")
         base: dict[str, float] = {}
         for name, arm in ARMS.items():
-            out = folder / name.replace(",", "").replace(" ", "-")
+            settings = settings_of(arm)
+            out = folder / folder_of(name, settings)
             if not out.exists():
                 if left == 0:
                     continue
                 left -= 1
-                train_arm(arm, source, out)
+            train(VQTrainConfig.model_validate({**settings, "data": data, "out": str(out)}))
             measured = read_records(out.with_name(out.name + "-run") / "metrics.jsonl")[-1]
             base = base or measured
             for figure, unit in FIGURES.items():
                 ours, peer = round(measured[figure], 4), round(base[figure], 4)
                 ratio = round(ours / peer, 3) if peer else 0.0
                 yield Row(row=f"{name}, {figure}", ours=ours, peer=peer, ratio=ratio, unit=unit, limit_fraction=None, gate="ok")
-
-
-def _embedded(folder: Path) -> str:
-    from cm3.documents.writers import write_documents
-    from cm3.scenes import WorldConfig, pair_document
-
-    write_documents((pair_document(WorldConfig(), "train", 0, index) for index in range(800)), folder, "webdataset")
-    return str(folder)
 
 
 if __name__ == "__main__":
