@@ -169,9 +169,8 @@ def test_nothing_held_out_gives_no_figures(picture_folder: Path, tmp_path: Path)
     tokenizer = train(_config(picture_folder, steps=1, validation_fraction=0), tmp_path / "out")
     [record] = _evaluations(tmp_path / "out-run")
     assert record.keys() == {"kind", "step", "seconds"}
-    assert [path.stem for path in (tmp_path / "out-run" / "pictures").iterdir()] == [
-        "reconstructions_of_training_pictures-00000001"
-    ]
+    [picture] = (tmp_path / "out-run" / "pictures").iterdir()
+    assert picture.stem == "step-00000001-reconstructions_of_training_pictures"
     assert tokenizer.codebook_size == 16
 
 
