@@ -1,5 +1,8 @@
 """Quantizers on real drawings: one network, equal steps, equal seed; and what a start from data and restarts buy.
 
+Arms start from the data: principal components in the network, k-means centers in the codebook. "codebook from noise" has the
+former alone, "from noise" neither.
+
 `--data` takes pictures in any format that is read (a tar of drawings); without it nothing is measured. ours is the arm,
 peer the plain learned codebook ("vq"), both on the same held-out pictures; unit "dB" is PSNR, "SSIM", "share" of the codebook in
 use, "codes" is perplexity. Sizes near 1024 codes are taken where a quantizer has fixed ones. Finished runs are kept in `--runs`
@@ -17,10 +20,13 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from benchmarks.measure import Row, report
 from cm3.train.metrics import read_records
 from vqgan.config import VQTrainConfig
+from vqgan.initialization import initialize_from_data
+from vqgan.model import VQModel
 from vqgan.training import train
 
 STEPS, BATCH, SIDE, CODES, PICTURES = 150, 32, 32, 1024, 2000
@@ -36,6 +42,9 @@ ARMS: dict[str, dict[str, Any]] = {
     "lfq": {"quantizer": "lfq"},
     "ibq": {"quantizer": "ibq"},
     "gumbel": {"quantizer": "gumbel", "quantizer_options": {"temperature_steps": STEPS, "kl_steps": STEPS, "kl_weight": 0.1}},
+    "vq, codebook from noise": {"initialize": "network"},
+    "ema, codebook from noise": {"quantizer": "ema", "initialize": "network"},
+    "ema, codebook from noise, restarts": {"quantizer": "ema", "quantizer_options": _RESTART, "initialize": "network"},
     "vq from noise": {"initialize": False},
     "ema from noise": {"quantizer": "ema", "initialize": False},
     "ema from noise, restarts": {"quantizer": "ema", "quantizer_options": _RESTART, "initialize": False},
@@ -62,7 +71,7 @@ def settings_of(arm: dict[str, Any]) -> dict[str, Any]:
         "batch_size": BATCH,
         "max_images": PICTURES,
         "validation_fraction": 0.1,
-        "initialize_from_data": initialize,
+        "initialize_from_data": bool(initialize),
         "train": {
             "steps": STEPS,
             "learning_rate": 2e-3,
@@ -75,6 +84,12 @@ def settings_of(arm: dict[str, Any]) -> dict[str, Any]:
             "log_every": 50,
         },
     }
+
+
+def network_from_data(model: VQModel, *given: Any) -> None:
+    """`initialize_from_data`, without the codebook."""
+    with mock.patch.object(model.quantizer, "initialize"):
+        initialize_from_data(model, *given)
 
 
 def folder_of(name: str, settings: dict[str, Any]) -> str:
@@ -101,7 +116,9 @@ def rows(data: str = "", runs: str = "", most: int = 99) -> Iterator[Row]:
                 if left == 0:
                     continue
                 left -= 1
-            train(VQTrainConfig.model_validate({**settings, "data": data, "out": str(out)}))
+            begin = network_from_data if arm.get("initialize") == "network" else initialize_from_data
+            with mock.patch("vqgan.training.initialize_from_data", begin):
+                train(VQTrainConfig.model_validate({**settings, "data": data, "out": str(out)}))
             measured = read_records(out.with_name(out.name + "-run") / "metrics.jsonl")[-1]
             base = base or measured
             for figure, unit in FIGURES.items():
