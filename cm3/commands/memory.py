@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cm3.commands.output import AsJson, Budget, emit, rejections
+from cm3.commands.output import AsJson, Budget, account_of, emit, rejections
 from cm3.core.errors import InputError, UsageError
 from cm3.core.runfile import validate
 
 if TYPE_CHECKING:
-    from cm3.documents.report import ReadReport
     from retrieval.config import BuildConfig
     from retrieval.plan import BuiltBank
 
@@ -181,11 +180,6 @@ def _emit_built(built: BuiltBank, as_json: bool, account: Mapping[str, Any]) -> 
     read = f", {rejections(account['rejected'])}" if "rejected" in account else ""
     text = f"{built.path}: {built.count} documents, {built.index} index, recall {built.recall:.3f}{read}"
     emit({**vars(built), **account}, text, as_json)
-
-
-def account_of(report: ReadReport) -> dict[str, Any]:
-    """What became of the records that a command read."""
-    return {"seen": report.seen, **report.to_json()}
 
 
 def _lines(file: Path) -> list[str]:

@@ -19,6 +19,8 @@ from cm3.core.storage import storage_errors, write_bytes
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from cm3.documents.report import ReadReport
+
 Budget = Annotated[float, typer.Option(min=0, max=1, help="The share of records that may be unusable.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout; progress stays on stderr.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Settings that replace the file's.")]
@@ -33,6 +35,11 @@ def emit(value: Any, text: str, as_json: bool) -> None:
         print(json.dumps(value, ensure_ascii=plain_ascii, default=_plain) if as_json else text, flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone: nothing left to say
+
+
+def account_of(report: ReadReport) -> dict[str, Any]:
+    """What became of the records that a command read."""
+    return {"seen": report.seen, **report.to_json()}
 
 
 def rejections(rejected: Mapping[str, int]) -> str:

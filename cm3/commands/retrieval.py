@@ -17,8 +17,8 @@ from typing import Annotated, Any
 import typer
 
 from cm3.commands import memory as changes
-from cm3.commands.memory import Data, Memory, Unverified, account_of, inner_bank
-from cm3.commands.output import AsJson, Overrides, emit, rejections, table
+from cm3.commands.memory import Data, Memory, Unverified, inner_bank
+from cm3.commands.output import AsJson, Overrides, account_of, emit, rejections, table
 from cm3.core.errors import UsageError
 
 Device = Annotated[str, typer.Option(help="Where the encoder runs and an exact index is searched: cpu, cuda.")]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cm3.commands.output import AsJson, Budget, Overrides, emit, rejections, table, write_picture
+from cm3.commands.output import AsJson, Budget, Overrides, account_of, emit, rejections, table, write_picture
 from cm3.core.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -183,4 +183,4 @@ def convert(
 
 def _emit_account(report: ReadReport, out: Path, done: str, as_json: bool) -> None:
     text = f"{out}: {report.ok} documents {done}, {rejections(report.rejected)}"
-    emit({"out": str(out), "seen": report.seen, **report.to_json()}, text, as_json)
+    emit({"out": str(out), **account_of(report)}, text, as_json)

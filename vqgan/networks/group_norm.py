@@ -54,7 +54,8 @@ class GroupNorm(nn.GroupNorm):
         """
         centers = picture[:, picture.shape[1] // 3].contiguous()  # (Y, C); a flat line deviates from it by nothing
         sums, squares = torch.empty_like(centers), torch.empty_like(centers)
-        parts, buffer, start = _blocks(picture), torch.empty_like(_blocks(picture)[0]), 0
+        parts, start = _blocks(picture), 0
+        buffer = torch.empty_like(parts[0])
         for part in parts:
             lines = slice(start, start := start + len(part))
             deviations = torch.sub(part, centers[lines, None], out=buffer[: len(part)])
