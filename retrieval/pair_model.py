@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,15 @@ class PairModel(nn.Module):
         """Pixels (B, 3, Y, X), ids and mask (M, T) with M ≥ B → unit vectors (B, E) and (M, E), and the scale (0-d)."""
         images, texts = self._chunked(self._images, pixels), self._chunked(self._texts, ids, mask)
         return images, texts, self.clip.logit_scale.exp().clamp(max=_MAX_SCALE)
+
+    @contextmanager
+    def unchunked(self) -> Iterator[None]:
+        """All rows at once for the block."""
+        self.chunk_size, before = None, self.chunk_size
+        try:
+            yield
+        finally:
+            self.chunk_size = before
 
     def _images(self, pixels: Tensor) -> Tensor:
         return nn.functional.normalize(self.clip.get_image_features(pixel_values=pixels).pooler_output.float(), dim=-1)

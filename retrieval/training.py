@@ -28,10 +28,12 @@ from cm3.documents.document import Document
 from cm3.documents.readers import read_documents
 from cm3.documents.report import ReadReport
 from cm3.documents.split import is_held_out
+from cm3.train.estimate import RunEstimate
 from cm3.train.loop import train
 from cm3.train.optimizers import split_decay
 from cm3.train.processes import on_main_process
 from cm3.train.task import Metrics, Shard
+from cm3.train.trial import estimate_by_trial
 from retrieval.batches import LengthGroupedOrder
 from retrieval.config import TrainEncoderConfig
 from retrieval.contrastive import alike_pairs, contrastive_loss
@@ -45,6 +47,7 @@ from retrieval.pair_model import PairModel, new_clip, save_encoder
 from retrieval.pairs import Pairs, collect_pairs
 
 KIND = "encoder"
+_PAIR_BYTES = 4 * 4 + 3  # both similarities and their logarithms of shares in fp32, and which pairs are alike
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,8 @@ def train_encoder(
     folder beside `out`, named after configuration and data, which is removed at the end. Calling again after an interruption
     continues there.
 
-    Raises `UsageError` without data or out and when `run_dir` holds a run on other data or with another network, `InputError` for
-    fewer than two pairs, and what `train` and `read_documents` raise.
+    Raises `UsageError` without data or out, when the run does not fit into memory or `run_dir` holds a run on other data or with
+    another network, `InputError` for fewer than two pairs, and what `train` and `read_documents` raise.
     """
     config = config or TrainEncoderConfig()
     source, target = data if data is not None else config.data, out or config.out
@@ -90,6 +93,7 @@ def train_encoder(
     pairs = collect_pairs(documents, Preprocessing.square(shape.image_size))
     training, held_out = split_pairs(pairs, config)
     task = ContrastiveTask(training, held_out, config, shape)
+    task.estimate().announce()
     scratch = sibling(target, prefix=".", suffix=f".run-{_digest(config, pairs)}")
     result = train(task, config.train, Path(run_dir) if run_dir else scratch, "encoder")
     metrics = next((_figures(record) for record in reversed(result.history) if record["kind"] == "eval"), {})
@@ -147,8 +151,12 @@ class ContrastiveTask:
     @property
     def clip(self) -> CLIPModel:
         """The network being trained, without wrappers."""
-        model = self.modules["pair"]
-        return getattr(model, "module", model).clip
+        return self._pair_model.clip
+
+    @property
+    def _pair_model(self) -> PairModel:
+        model: Any = self.modules["pair"]
+        return getattr(model, "module", model)
 
     def parameter_groups(self) -> dict[str, list[dict[str, Any]]]:
         """One optimizer for everything; vectors and the scale are not decayed."""
@@ -162,6 +170,18 @@ class ContrastiveTask:
             "shape": self.shape.model_dump(mode="json"),
             **self.config.model_dump(mode="json", include={"batch_size", "hard_texts", "temperature"}),
         }
+
+    def estimate(self) -> RunEstimate:
+        """What the training will need: activations of `chunk_size` pairs at a time, similarities of all pairs of a step."""
+        size, chunk = self.config.batch_size, self.config.chunk_size
+
+        def remedy(fitting: int) -> str:
+            if fitting:
+                return f"set chunk_size={fitting}"
+            return "choose a smaller preset, smaller pictures (shape.image_size), or fewer pairs (batch_size)"
+
+        with self._pair_model.unchunked():  # checkpointing would hide what a chunk keeps
+            return estimate_by_trial(self, self.config.train, size, "pairs", remedy, at_once=chunk, pair_bytes=_PAIR_BYTES)
 
     def batch(self, step: int, shard: Shard) -> PairBatch:
         """The pairs of `shard` in `step`. Raises `UsageError` when the batch cannot be cut into equal shards."""

@@ -21,7 +21,7 @@ from cm3.core.artefact import fingerprint, require_replaceable
 from cm3.core.errors import InputError
 from cm3.core.runfile import RunConfig, write_resolved
 from cm3.pretrain.attention import use_attention
-from cm3.pretrain.estimate import estimate_run, say_on_main_process
+from cm3.pretrain.estimate import estimate_run
 from cm3.pretrain.objective import LossConfig, TokenObjective
 from cm3.pretrain.run import KIND as LANGUAGE_MODEL
 from cm3.pretrain.run import (
@@ -96,12 +96,11 @@ def train(config: SFTConfig) -> Path:
     held_out = _held_out_batches(config, tokenizer, loader_config)
     use_attention(model, "auto", config.train)
     adapted = None if config.lora is None else add_adapters(model, config.lora, seed)
-    estimate = estimate_run(model.config, loader_config, config.train, loader.plan.mean_context(), trainable_parameters(model))
-    estimate.require_room()
-    say_on_main_process(str(estimate))
+    context, trained = loader.plan.mean_context(), trainable_parameters(model)
+    estimate_run(model.config, loader_config, config.train, context, trained).announce()
     objective = TokenObjective(model, tokenizer.vocab, config.loss)
     deciding = partial(_deciding, config, mixture, loader_config)
-    task = TokenTask(objective, loader, held_out, context=loader.plan.mean_context(), settings=deciding)
+    task = TokenTask(objective, loader, held_out, context=context, settings=deciding)
     run_dir = run_folder(config.out)
     result = run_loop(task, config.train, run_dir, label="instruction tuning")
     on_main_process(lambda: write_resolved(config, run_dir))

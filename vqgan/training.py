@@ -6,6 +6,7 @@ pictures → start from data → loop (`vqgan.task` in `cm3.train`) → folder
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from cm3.core.storage import sibling
 from cm3.documents.report import ReadReport
 from cm3.train.loop import TrainResult
 from cm3.train.loop import train as run_loop
-from cm3.train.processes import on_main_process, runs_on_cpu
+from cm3.train.processes import on_main_process, process_count, runs_on_cpu
+from cm3.train.trial import estimate_by_trial
+from vqgan.codebook_monitor import HORIZON
 from vqgan.config import VQTrainConfig
 from vqgan.initialization import initialize_from_data
 from vqgan.model import VQModel
@@ -34,7 +37,8 @@ def train(config: VQTrainConfig, out: Path | str | None = None, provenance: Mapp
 
     The run itself (checkpoints, metrics, pictures, the resolved configuration, the report of the reading) lies in the
     sibling folder `OUT-run`; calling again after an interruption goes on there. Returns the tokenizer. Raises `UsageError` when
-    that folder holds a run with other data, network or losses, and what `read_pictures` and `cm3.train.loop.train` raise.
+    that folder holds a run with other data, network or losses, or the run does not fit into memory, and what `read_pictures` and
+    `cm3.train.loop.train` raise.
     """
     target = out or config.out
     if target is None:
@@ -51,6 +55,9 @@ def train(config: VQTrainConfig, out: Path | str | None = None, provenance: Mapp
     torch.manual_seed(derive_seed(config.train.seed, "weights"))
     model = VQModel(tokenizer_config)
     task = VQTask(model, config, pictures)
+    everything_on = HORIZON * (1 + config.loss.adversarial_start)  # and no step that looks for a collapse
+    remedy = partial(_remedy, config)
+    estimate_by_trial(task, config.train, config.batch_size, "pictures", remedy, everything_on).announce()
     if config.initialize_from_data:
         initialize_from_data(model, pictures, task.training_indices, config.train.seed)
     result = run_loop(task, config.train, run_dir, label="image tokenizer")
@@ -64,6 +71,15 @@ def train(config: VQTrainConfig, out: Path | str | None = None, provenance: Mapp
     made_by = {"run": config.model_dump(mode="json"), "figures": figures, **(provenance or {})}
     on_main_process(lambda: tokenizer.save(target, provenance=made_by))
     return tokenizer
+
+
+def _remedy(config: VQTrainConfig, fitting: int) -> str:
+    """What makes a run fit into memory where that of `fitting` pictures fits at a time."""
+    size, processes = config.batch_size, process_count()
+    for steps in range(config.train.accumulation_steps + 1, size // processes + 1):
+        if size % (steps * processes) == 0 and size // (steps * processes) <= fitting:
+            return f"set train.accumulation_steps={steps}"
+    return "choose a smaller preset, smaller pictures (image_size), or narrower networks (tokenizer.network_options)"
 
 
 def _last_evaluation(result: TrainResult) -> dict[str, Any]:

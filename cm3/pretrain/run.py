@@ -29,7 +29,7 @@ from cm3.model import CM3Config, CM3ForCausalLM
 from cm3.model.embedding_init import project_codebook, set_image_embeddings
 from cm3.model.presets import PRESETS, create_model, preset
 from cm3.pretrain.attention import Attention, use_attention
-from cm3.pretrain.estimate import estimate_run, say_on_main_process
+from cm3.pretrain.estimate import estimate_run
 from cm3.pretrain.objective import LossConfig, TokenObjective
 from cm3.pretrain.task import Sampler, TokenTask
 from cm3.sequences.augmentation import AugmentationConfig, AugmentedSource
@@ -42,7 +42,7 @@ from cm3.tokens import DocumentTokenizer, TokenizedDocument, Vocab
 from cm3.tokens.document_tokenizer import CODEBOOK_FILE
 from cm3.train.config import TrainConfig
 from cm3.train.loop import TrainResult, train
-from cm3.train.processes import on_main_process, process_count
+from cm3.train.processes import on_main_process, process_count, say_on_main_process
 from cm3.train.replay import Replayed, replay
 from cm3.train.sharding import is_sharded, whole
 
@@ -152,9 +152,7 @@ def _prepare(
             f"{shape.max_position_embeddings}; use shorter rows or set it in model.overrides"
         )
     context = loader.plan.mean_context()
-    estimate = estimate_run(shape, config.loader, config.train, context, attention=config.model.attention)
-    estimate.require_room()
-    say_on_main_process(str(estimate))
+    estimate_run(shape, config.loader, config.train, context, attention=config.model.attention).announce()
     model = _starting_model(config, tokenizer)
     masked = config.loader.objective.name == "cm3" and config.loader.objective.whole_segment_prob > 0
     if masked or config.model.start is None:  # a model that is trained on has learned it before, or not

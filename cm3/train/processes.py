@@ -7,6 +7,7 @@ a failure of one the failure of all, with the same sentence.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,12 @@ def is_main_process() -> bool:
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank() == 0
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def say_on_main_process(line: str) -> None:
+    """A line on stderr, from one process, unless progress is switched off."""
+    if is_main_process() and os.environ.get("CM3_PROGRESS", "") != "off":
+        print(line, file=sys.stderr, flush=True)
 
 
 def process_count() -> int:

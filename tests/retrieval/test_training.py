@@ -16,6 +16,7 @@ from cm3.core.artefact import verify, writing
 from cm3.core.errors import InputError, UsageError
 from cm3.core.runfile import validate
 from cm3.documents.document import Document, TextSegment
+from cm3.train import trial
 from cm3.train.task import Shard
 from retrieval.config import TrainEncoderConfig
 from retrieval.encoders.preprocessing import Preprocessing
@@ -41,6 +42,27 @@ def test_learns_which_picture_a_text_describes(pairs: list[Document], tiny_shape
     figures = retrieval.evaluate(trained.path, pairs)
     assert figures["pairs"] == 48
     assert figures["text_to_image/recall_at_1"] > 0.5 > 10 * figures["chance_at_1"]
+
+
+def test_a_run_that_cannot_fit_is_refused_with_what_makes_it_fit(
+    pairs: list[Document], tiny_shape: EncoderShape, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = collect_pairs(pairs, Preprocessing.square(tiny_shape.image_size))
+    task = ContrastiveTask(found, found.take(np.arange(0)), config(tiny_shape), tiny_shape)
+    whole = task.estimate()
+    chunked = ContrastiveTask(found, found.take(np.arange(0)), config(tiny_shape, chunk_size=3), tiny_shape).estimate()
+    each = (whole.step_bytes - chunked.step_bytes) // 21
+    assert whole.step_bytes == 8 * chunked.step_bytes - 7 * training._PAIR_BYTES * 24 * 24
+    assert whole.flops == chunked.flops
+    room = (whole.total_bytes - 20.5 * each) / trial.USABLE_SHARE
+    monkeypatch.setattr(trial, "available_memory", lambda device: int(room))
+    with pytest.raises(UsageError, match=r"are free; set chunk_size=3$"):
+        retrieval.train_encoder(pairs, tmp_path / "encoder", config(tiny_shape))
+    assert list(tmp_path.iterdir()) == []
+    retrieval.train_encoder(pairs, tmp_path / "encoder", config(tiny_shape, chunk_size=3, steps=1))
+    monkeypatch.setattr(trial, "available_memory", lambda device: whole.state_bytes)
+    with pytest.raises(UsageError, match="choose a smaller preset"):
+        retrieval.train_encoder(pairs, tmp_path / "other", config(tiny_shape))
 
 
 def test_learns_in_bf16_and_is_measured_in_fp32(pairs: list[Document], tiny_shape: EncoderShape, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 import vqgan
 from cm3.core.errors import UsageError
 from cm3.core.seeding import derive_seed
+from cm3.train import trial
 from cm3.train.config import TrainConfig
 from cm3.train.task import Shard
 from vqgan.codebook_monitor import HORIZON
@@ -22,6 +23,7 @@ from vqgan.config import LossConfig, VQConfig, VQTrainConfig
 from vqgan.losses.lpips import LPIPS
 from vqgan.model import VQModel
 from vqgan.pictures import Pictures, read_pictures
+from vqgan.quantizers import QUANTIZERS
 from vqgan.task import VQTask
 from vqgan.training import train
 
@@ -65,6 +67,39 @@ def test_two_processes_share_the_statistics_of_the_codebook(
     for name in ("cluster_size", "embed_avg"):
         key = f"quantizer.library._codebook.{name}"
         torch.testing.assert_close(shared[key], alone[key], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("quantizer", QUANTIZERS.names())
+def test_an_estimate_leaves_no_trace(quantizer: str, picture_folder: Path, tmp_path: Path) -> None:
+    sizes = {"fsq": {"codebook_size": 240}}.get(quantizer, {})
+    loss = {"adversarial": 0.1, "adversarial_start": 0, "discriminator_layers": 1}
+    task = _task(picture_folder, tmp_path, tokenizer={**TOKENIZER, "quantizer": quantizer, **sizes}, loss=loss)
+    before = {name: {key: value.clone() for key, value in part.state_dict().items()} for name, part in task.modules.items()}
+    draws = torch.get_rng_state()
+    trial.try_example(task, 8, step=HORIZON)
+    assert torch.equal(torch.get_rng_state(), draws)
+    for name, part in task.modules.items():
+        assert all(torch.equal(value, before[name][key]) for key, value in part.state_dict().items())
+
+
+@pytest.mark.parametrize("loss", [{}, {"adversarial": 0.1, "adversarial_start": 0, "discriminator_layers": 1}])
+def test_a_run_that_cannot_fit_is_refused_with_what_makes_it_fit(
+    loss: dict[str, object], picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = _task(picture_folder, tmp_path, loss=loss)
+    one = trial.try_example(task, 8, step=HORIZON)
+    found = trial.estimate_by_trial(task, task.config.train, 8, "pictures", str, HORIZON)
+    assert found.step_bytes >= 8 * one.kept_bytes // 2 > 8 * 24 * 24 * 3
+    room = (found.state_bytes + found.step_bytes // 3) / trial.USABLE_SHARE  # for two pictures and a half
+    monkeypatch.setattr(trial, "available_memory", lambda device: int(room))
+    with pytest.raises(UsageError, match=r"are free; set train\.accumulation_steps=4$"):
+        train(_config(picture_folder, loss=loss), tmp_path / "out")
+    assert not (tmp_path / "out-run" / "checkpoints").exists()
+    settings = {"steps": 1, "accumulation_steps": 4}
+    train(_config(picture_folder, loss=loss, train=TrainConfig.model_validate(settings)), tmp_path / "out")
+    monkeypatch.setattr(trial, "available_memory", lambda device: found.state_bytes)
+    with pytest.raises(UsageError, match="choose a smaller preset"):
+        train(_config(picture_folder, loss=loss), tmp_path / "other")
 
 
 def test_from_pictures_to_a_tokenizer(picture_folder: Path, tmp_path: Path, block_picture: Draw) -> None:
