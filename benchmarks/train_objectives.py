@@ -7,6 +7,9 @@ text to image   the picture's codes given the caption
 captioning      the caption's tokens given the picture (CM3: the caption is a masked span; causal: the picture comes first)
 infilling       the codes of the middle rows (CM3: given all others; causal: given those before, it cannot see behind)
 
+Arms with retrieval are trained with up to two documents before half of their documents, and asked with none and with two. A pair
+behind others is not turned around in training, so the causal arm with retrieval is not asked for captions.
+
 ours and peer are means over seeds and documents; `interval` is the 95 % t-interval of ours - peer over the held-out documents
 (paired), `by_seed` the same difference for every seed: what training noise does.
 Finished runs are kept in RUNS and not trained again; `--most N` trains at most N missing ones and stops.
@@ -41,6 +44,7 @@ ARMS = {
     "causal, half image first": ["loader.objective.name=causal", "loader.objective.image_first_prob=0.5"],
     "cm3": ["loader.objective.name=cm3"],
     "cm3, retrieved documents": ["loader.objective.name=cm3", *RETRIEVED],
+    "causal, retrieved documents": ["loader.objective.name=causal", *RETRIEVED],
 }
 Layout = Callable[[TokenizedDocument, Vocab], TokenizedDocument]
 
@@ -70,7 +74,7 @@ def picture_given_text(document: TokenizedDocument, vocab: Vocab) -> TokenizedDo
 
 
 def caption_moved(document: TokenizedDocument, vocab: Vocab) -> TokenizedDocument:
-    text = document.spans[0]
+    text = document.spans[-2]  # before it are neighbors
     masked = mask_spans(document, [(text.start, text.stop)], vocab)
     return only(masked, masked.spans[-1].start, masked.spans[-1].stop)
 
@@ -169,15 +173,22 @@ def rows(data: str, runs: str, seeds: str, most: str) -> Iterator[Row]:
     study = Study(Path(data), Path(runs), int(seeds))
     if not study.train(int(most)):
         return
-    causal, turned, cm3, retrieved = ARMS
-    picture = study.bits(cm3, picture_given_text)
-    yield compared("text to image: cm3 / causal", picture, study.bits(causal, picture_given_text))
+    causal, turned, cm3, cm3_retrieved, causal_retrieved = ARMS
+    picture, caption, middle = (study.bits(cm3, layout) for layout in (picture_given_text, caption_moved, middle_masked))
+    in_order, middle_causal = study.bits(causal, picture_given_text), study.bits(causal, middle_in_order)
+    yield compared("text to image: cm3 / causal", picture, in_order)
     yield compared("text to image: cm3 / causal, half image first", picture, study.bits(turned, picture_given_text))
-    yield compared("captioning: cm3 / causal, half image first", study.bits(cm3, caption_moved), study.bits(turned, caption_last))
-    yield compared("infilling: cm3 / causal", study.bits(cm3, middle_masked), study.bits(causal, middle_in_order))
-    yield compared("text to image: cm3 with retrieval, no document / cm3", study.bits(retrieved, picture_given_text), picture)
-    behind = study.bits(retrieved, picture_given_text, 2)
-    yield compared("text to image: cm3 with retrieval, two documents / cm3", behind, picture)
+    yield compared("captioning: cm3 / causal, half image first", caption, study.bits(turned, caption_last))
+    yield compared("infilling: cm3 / causal", middle, middle_causal)
+    for task, arm, retrieved, layout, without in (
+        ("text to image", "cm3", cm3_retrieved, picture_given_text, picture),
+        ("captioning", "cm3", cm3_retrieved, caption_moved, caption),
+        ("infilling", "cm3", cm3_retrieved, middle_masked, middle),
+        ("text to image", "causal", causal_retrieved, picture_given_text, in_order),
+        ("infilling", "causal", causal_retrieved, middle_in_order, middle_causal),
+    ):
+        for shown, count in (("no document", 0), ("two documents", 2)):
+            yield compared(f"{task}: {arm} with retrieval, {shown} / {arm}", study.bits(retrieved, layout, count), without)
 
 
 if __name__ == "__main__":
