@@ -10,6 +10,7 @@ What a rank holds is said in `original_names`; `original_writer` is the way back
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -137,6 +138,9 @@ def _joined(shards: Sequence[Shard], name: str, axis: int | None, rotated_heads:
     elif all(torch.equal(part, parts[0]) for part in parts[1:]):
         whole = parts[0]
     else:  # ranks that drifted apart by rounding: their mean, as transformers does
+        warnings.warn(
+            "the ranks' copies of some norms are not equal; their mean is taken, and comes back to every rank", stacklevel=1
+        )
         whole = torch.stack([part.float() for part in parts]).mean(dim=0).to(parts[0].dtype)
     return pairs_to_halves(whole, rotated_heads) if rotated_heads else whole
 

@@ -88,6 +88,18 @@ def test_equals_the_parallel_forward_pass_and_comes_back(original_folder, tmp_pa
     assert all(torch.equal(images[name], tensor) for name, tensor in original.items())
 
 
+def test_ranks_that_drifted_apart_are_averaged_and_it_is_said(original_folder, tmp_path):
+    source = original_folder(2)
+    file = source / "models" / "7b" / "consolidated.01.pth"
+    parts = torch.load(file, weights_only=True)
+    before = parts["norm.weight"].clone()
+    parts["norm.weight"] = before + 0.5
+    torch.save(parts, file)
+    with pytest.warns(UserWarning, match="copies of some norms are not equal; their mean is taken"):
+        convert(source, tmp_path / "ours")
+    torch.testing.assert_close(open_model_folder(tmp_path / "ours").model.model.norm.weight.data, before + 0.25)
+
+
 def test_heads_that_differ_do_not_fit_into_one_shard(original_folder, tmp_path):
     convert(original_folder(2), tmp_path / "ours")
     with pytest.raises(UsageError, match=r"differs between heads .*--to chameleon"):
