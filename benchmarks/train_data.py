@@ -4,6 +4,8 @@ Documents of a caption and a picture of 1,024 codes, rows of 4,096 tokens, the C
 consumes: the 350M preset at half of an H100's peak trains 175,000 tokens per second. `ratio` says how many such GPUs one core
 feeds; the goal is twenty from one machine, and `cores for twenty` how many cores that takes. Gate: every sequence of a
 batch restores to one of the documents, and no token is lost.
+
+Then what going on costs after a million documents: the rows before are counted from lengths. The peer packs them. Gate: as many.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from pathlib import Path
 from benchmarks.measure import Row, report
 from cm3.core.seeding import numpy_generator
 from cm3.sequences import LoaderConfig, ObjectiveConfig, SequenceLoader, TokenShards, restore, write_shards
+from cm3.sequences.packing import pack
 from cm3.tokens import TokenizedDocument, Vocab, assemble
 
 GPU_TOKENS_PER_S = 175_000
@@ -53,8 +56,23 @@ def tokens_per_s(loader: SequenceLoader) -> float:
     return tokens / (time.process_time() - started)
 
 
+def going_on(loader: SequenceLoader) -> Row:
+    """Seconds to find the place after a million documents, beside packing them."""
+    config, stream = loader.config, loader.plan.streams[0]
+    windows = 1_000_000 // config.window
+    started = time.process_time()
+    counted = loader.plan.first_row(windows)
+    ours, started = time.process_time() - started, time.process_time()
+    taken = (stream.items(number * config.window, (number + 1) * config.window) for number in range(windows))
+    packed = sum(len(pack(items[:, 3], config.row_length)) for items in taken)
+    peer = time.process_time() - started
+    figures = {"ours": round(ours, 2), "peer": round(peer, 2), "ratio": round(peer / ours, 2)}
+    row = Row(row="", ours=0, peer=0, ratio=0, unit="s", limit_fraction=None, gate="ok" if counted == packed else "another count")
+    return row | {"row": f"{config.objective.name}: going on after a million documents", **figures}
+
+
 def rows() -> Iterator[Row]:
-    """Two objectives, and how many cores feed twenty GPUs."""
+    """Two objectives, how many cores feed twenty GPUs, and going on."""
     with tempfile.TemporaryDirectory() as folder:
         write_shards(documents(), Path(folder) / "tokens", VOCAB)
         shards = TokenShards(Path(folder) / "tokens", VOCAB)
@@ -67,6 +85,7 @@ def rows() -> Iterator[Row]:
             yield row | {"row": f"{name}: one core / one H100 (350M)", "unit": "tokens/s", **figures}
             cores = math.ceil(20 * GPU_TOKENS_PER_S / speed)
             yield row | {"row": f"{name}: cores for twenty H100", "unit": "cores", "ours": cores, "peer": 20, "ratio": 20 / cores}
+            yield going_on(SequenceLoader(shards, VOCAB, config, seed=0))
 
 
 if __name__ == "__main__":

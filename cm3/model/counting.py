@@ -96,11 +96,10 @@ def training_memory(
 
 def kept_per_layer(config: CM3Config) -> int:
     """Numbers per token that one layer keeps: the inputs of norms and matrices, queries, keys, values and their mixture,
-    and of the feed-forward what its activation and product need."""
+    and of the feed-forward what its activation needs (SwiGLU: gate and factor, beside the product)."""
     width, queries = config.hidden_size, config.num_attention_heads * config.head_dim
     keys = config.num_key_value_heads * config.head_dim
     kept = 4 * width + 2 * queries + 2 * keys
     kept += 2 * (queries + keys) if config.qk_norm != "none" else 0  # before and after their norm
-    kept += 2 * width if config.norm == "rmsnorm" else 0  # normalized, before the gain
     kept += 2 * width if config.dropout else 0  # the masks
-    return kept + {"swiglu": 4, "relu": 1}.get(config.activation, 2) * config.intermediate_size
+    return kept + {"swiglu": 3, "relu": 1}.get(config.activation, 2) * config.intermediate_size

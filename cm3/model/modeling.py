@@ -27,6 +27,7 @@ from cm3.model.attention_patterns import PATTERNS, additive, document_mask_funct
 from cm3.model.configuration import CM3Config
 from cm3.model.document_attention import BY_DOCUMENT, pack_documents
 from cm3.model.positions import grid_positions_of, grid_table, rotary_factors, rotate
+from cm3.model.recomputed import rms_norm, swiglu
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"swiglu": F.silu, "silu": F.silu, "relu": F.relu, "gelu": F.gelu}
 
@@ -42,7 +43,7 @@ class CM3Norm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.weight is None:
             return F.layer_norm(x, self.shape, None, None, self.eps)
-        return F.rms_norm(x, self.shape, self.weight, self.eps)
+        return rms_norm(x, self.weight, self.eps)
 
 
 class CM3HeadNorm(nn.Module):
@@ -145,7 +146,7 @@ class CM3MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (B, T, D)
         if self.gate_proj is None:
             return self.down_proj(self.activation(self.up_proj(x)))
-        return self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
 
 
 class CM3DecoderLayer(GradientCheckpointingLayer):

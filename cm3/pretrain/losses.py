@@ -20,7 +20,8 @@ ROW_STEP = 128  # rows are filled up to a multiple: in bf16 a CPU compiles and k
 
 
 def chunk_rows(vocab_size: int, device: torch.device) -> int:
-    """Rows whose logits are made at a time: 16 MiB of them in fp32 on a CPU, in reach of its caches, 512 MiB elsewhere."""
+    """Rows whose logits are made at a time: 16 MiB of them in fp32 on a CPU, in reach of its caches, 512 MiB elsewhere, and
+    `ROW_STEP` rows at least."""
     elements = 1 << 22 if device.type == "cpu" else 1 << 27
     return ROW_STEP * max(1, elements // vocab_size // ROW_STEP)
 

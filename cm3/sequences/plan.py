@@ -18,7 +18,7 @@ from cm3.core.errors import InputError
 from cm3.core.seeding import numpy_generator
 from cm3.sequences.masking import TOKENS_PER_SPAN
 from cm3.sequences.objectives import OBJECTIVES, ObjectiveConfig
-from cm3.sequences.packing import pack
+from cm3.sequences.packing import count_rows, pack
 from cm3.sequences.sources import Mixture, Part, Source
 
 
@@ -97,8 +97,8 @@ class RowPlan:
     def first_row(self, window: int) -> int:
         """The number of the first row of window `window` ≥ 0: how many rows all windows before it have."""
         while len(self._rows_before) <= window:
-            _, rows = self._window(len(self._rows_before) - 1)
-            self._rows_before.append(self._rows_before[-1] + len(rows))
+            reserved = np.concatenate([items[:, 3] for items in self._taken(len(self._rows_before) - 1)])
+            self._rows_before.append(self._rows_before[-1] + count_rows(reserved, self._row_length))
         return self._rows_before[window]
 
     def position(self, row: int) -> tuple[int, list[float]]:
@@ -118,10 +118,14 @@ class RowPlan:
     def _make_window(self, window: int) -> tuple[np.ndarray, list[list[int]]]:
         """The documents of a window, (W, 5) int64: the fields of `Entry` and the reserved length; and its rows."""
         rng = numpy_generator(self._seed, "rows", window)
-        before, after = (self._mixture.taken(self._size * n).tolist() for n in (window, window + 1))
-        items = [stream.items(start, stop) for stream, start, stop in zip(self.streams, before, after)]
+        items = self._taken(window)
         parts = np.repeat(np.arange(len(items)), [len(item) for item in items])
         table = np.concatenate([parts[:, None], np.concatenate(items)], axis=1)
         table = table[rng.permutation(len(table))]  # mixes the sources among documents of equal length
         rows = pack(table[:, 4], self._row_length)
         return table, [rows[row] for row in rng.permutation(len(rows)).tolist()]
+
+    def _taken(self, window: int) -> list[np.ndarray]:
+        """What a window takes from each stream, as `DocumentStream.items` gives it."""
+        before, after = (self._mixture.taken(self._size * n).tolist() for n in (window, window + 1))
+        return [stream.items(start, stop) for stream, start, stop in zip(self.streams, before, after)]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cm3.core.errors import UsageError
-from cm3.sequences.packing import pack
+from cm3.sequences.packing import count_rows, pack
 
 
 def reference(lengths: list[int], row_length: int) -> list[list[int]]:
@@ -34,6 +34,14 @@ def test_rows_are_a_partition_that_fits(lengths):
     wanted = reference(lengths, 64)
     assert len(rows) == len(wanted)
     assert sorted(sum(lengths[i] for i in row) for row in rows) == sorted(sum(lengths[i] for i in row) for row in wanted)
+    assert count_rows(np.array(lengths, np.int64), 64) == len(rows)
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 30)), max_size=12))
+def test_rows_are_counted_as_they_are_packed_where_many_lengths_are_equal(groups):
+    lengths = np.array([length for length, count in groups for _ in range(count)], np.int64)
+    assert count_rows(lengths, 40) == len(pack(lengths, 40))
 
 
 def test_many_short_documents_fill_rows_almost_entirely():
