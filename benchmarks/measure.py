@@ -5,8 +5,8 @@ ratio           how many times ours is better (time: peer / ours)
 limit_fraction  share of the physical limit that ours reaches, or null where none was measured
 gate            "ok" when both gave the same result, otherwise why not
 
-A row of a study over seeds adds `interval` (95 %, of the difference ours - peer), `by_seed` and `tokens` (seen by each run); a row
-of several rounds may add `spread`, their smallest and largest ratio.
+A row of a study over seeds adds `interval` (95 %, of the difference ours - peer), `by_seed` and `tokens` (seen by each run); a
+row of several rounds may add `spread`, their smallest and largest ratio.
 """
 
 from __future__ import annotations

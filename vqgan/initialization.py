@@ -22,7 +22,6 @@ from vqgan.quantizers.quantizer import to_rows
 _MAX_PATCHES = 100_000  # seen by the principal components
 _POINTS_PER_CODE = 32  # seen by k-means
 _COUNT_POWER = 0.25
-_CHUNK = 64  # pictures encoded at once
 
 
 def initialize_from_data(model: VQModel, pictures: Pictures, indices: np.ndarray, seed: int) -> None:
@@ -41,7 +40,7 @@ def initialize_from_data(model: VQModel, pictures: Pictures, indices: np.ndarray
 
 def distinct_patches(pictures: Pictures, indices: np.ndarray, factor: int) -> tuple[Tensor, Tensor]:
     """The different patches of the pictures (N, 3 * f * f) in [-1, 1], and their weights (N,)."""
-    chunks = np.array_split(indices, max(1, len(indices) // _CHUNK))
+    chunks = np.array_split(indices, max(1, len(indices) // pictures.at_once))
     patches = torch.cat([patch.split_patches(pictures.take(chunk), factor) for chunk in chunks])  # uint8
     rows, counts = _distinct(patches)
     return to_pixels(rows), counts
@@ -53,7 +52,7 @@ def _latents(model: VQModel, pictures: Pictures, indices: np.ndarray) -> Tensor:
     training = model.training
     model.eval()
     with torch.no_grad():
-        chunks = np.array_split(indices, max(1, len(indices) // _CHUNK))
+        chunks = np.array_split(indices, max(1, len(indices) // pictures.at_once))
         rows = [to_rows(model.latents(to_pixels(pictures.take(chunk)).to(device))).cpu() for chunk in chunks]
     model.train(training)
     return torch.cat(rows)

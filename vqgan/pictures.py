@@ -32,6 +32,7 @@ from vqgan.preprocessing import fitted_array
 from vqgan.regions import region_map, training_images
 
 _HASHED = 256  # pictures at a time
+_AT_ONCE = 64 * 96 * 96  # pixels
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,12 @@ class Pictures:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def at_once(self) -> int:
+        """How many go through a network together where no gradient is needed: at most 64, few of large ones, which then take
+        less memory than a training step with one."""
+        return max(1, min(64, _AT_ONCE // (self.arrays.shape[2] * self.arrays.shape[3])))
 
     def take(self, indices: np.ndarray) -> Tensor:
         """(B,) indices → (B, 3, Y, X) uint8."""

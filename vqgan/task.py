@@ -31,7 +31,6 @@ from vqgan.quantizers.quantizer import Annealed
 from vqgan.regions import pixel_weights
 from vqgan.sheets import comparison_picture
 
-_EVALUATION_BATCH = 64
 _SHOWN = 16
 _DECIDING = {"validation_fraction", "validation_images", "batch_size", "flip", "initialize_from_data", "freeze_encoder"}
 _logger = logging.getLogger(__name__)
@@ -165,8 +164,9 @@ class VQTask:
         model = self.modules["model"]
         device = next(model.parameters()).device
         parts = []
-        for start in range(0, len(indices), _EVALUATION_BATCH):
-            pixels = to_pixels(self.pictures_store.take(indices[start : start + _EVALUATION_BATCH])).to(device)
+        at_once = self.pictures_store.at_once
+        for start in range(0, len(indices), at_once):
+            pixels = to_pixels(self.pictures_store.take(indices[start : start + at_once])).to(device)
             output = model(pixels)
             parts.append((pixels, output.reconstruction.float().clamp(-1, 1), output.codes))
         originals, reconstructions, codes = (torch.cat(column) for column in zip(*parts))

@@ -46,7 +46,7 @@ def try_example(task: TrainingTask, batch_size: int, step: int) -> Trial:
                 storage = tensor.untyped_storage()  # views of one are kept once
                 if storage.data_ptr() not in weights and not isinstance(tensor, nn.Parameter):  # of a judge that is no module
                     bytes_of[storage.data_ptr()] = storage.nbytes()
-                return tensor
+                return tensor.detach()  # a result that held itself would stay for the garbage collector
 
             with saved_tensors_hooks(keep, lambda tensor: tensor), FlopCounterMode(display=False) as counter:
                 task.loss(name, batch, step)

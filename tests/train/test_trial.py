@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -66,6 +69,22 @@ def test_the_task_is_as_before():
     assert not task.modules["model"].training
     assert all(torch.equal(value, weights[name]) for name, value in task.modules["model"].state_dict().items())
     assert all(parameter.grad is None for module in task.modules.values() for parameter in module.parameters())
+
+
+def test_nothing_of_the_trial_stays():
+    class Watched(TwoNetworks):
+        def loss(self, name: str, batch: torch.Tensor, step: int):
+            result = self.modules["model"](batch).exp()  # its gradient needs the result itself
+            results.append(weakref.ref(result))
+            return result.mean(), {}
+
+    results: list[weakref.ref] = []
+    gc.disable()
+    try:
+        trial.try_example(Watched(), BATCH, step=0)
+        assert [result() for result in results] == [None, None]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -100,6 +101,11 @@ def test_a_run_that_cannot_fit_is_refused_with_what_makes_it_fit(
     monkeypatch.setattr(trial, "available_memory", lambda device: found.state_bytes)
     with pytest.raises(UsageError, match="choose a smaller preset"):
         train(_config(picture_folder, loss=loss), tmp_path / "other")
+
+
+@pytest.mark.parametrize(("side", "at_once"), [(24, 64), (96, 64), (256, 9), (512, 2), (1024, 1)])
+def test_large_pictures_are_evaluated_a_few_at_a_time(side: int, at_once: int) -> None:
+    assert Pictures(["a"], np.zeros((1, 3, side, side), np.uint8)).at_once == at_once
 
 
 def test_from_pictures_to_a_tokenizer(picture_folder: Path, tmp_path: Path, block_picture: Draw) -> None:
