@@ -18,6 +18,8 @@ from cm3.core import artefact
 from cm3.core.errors import UsageError
 from cm3.core.runfile import RunConfig
 from cm3.model import CM3ForCausalLM
+from cm3.train.processes import on_main_process
+from cm3.train.sharding import whole
 
 KIND = "lora_adapters"
 
@@ -65,8 +67,16 @@ def trainable_parameters(model: CM3ForCausalLM) -> int:
 
 
 def merge_adapters(adapted: Any, out: Path) -> CM3ForCausalLM:
-    """Write the adapters to `out` in peft's layout, add them to the weights, and return the plain model."""
-    with artefact.writing(out, KIND, {}) as folder:
-        adapted.save_pretrained(folder, safe_serialization=True)
+    """Write the adapters to `out` in peft's layout, add them to the weights, and return the plain model.
+
+    Called on every process: sharded adapters are gathered, and the first process writes.
+    """
+    state = {name: whole(tensor.detach()) for name, tensor in adapted.named_parameters() if tensor.requires_grad}
+
+    def write() -> None:
+        with artefact.writing(out, KIND, {}) as folder:
+            adapted.save_pretrained(folder, state_dict=state)
+
+    on_main_process(write)
     model: CM3ForCausalLM = adapted.merge_and_unload()
     return model

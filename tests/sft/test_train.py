@@ -5,8 +5,10 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from cm3.cli import run as main
+from cm3.core import artefact
 from cm3.core.errors import ArtefactError, InputError, UsageError
 from cm3.model.presets import create_model, preset
 from cm3.pipeline import CM3Pipeline
@@ -15,6 +17,7 @@ from cm3.sequences.loader import LoaderConfig
 from cm3.tokens import BPETextTokenizer, DocumentTokenizer, vocab_for
 from cm3.train.config import TrainConfig
 from cm3.train.loop import TrainResult
+from cm3.train.processes import is_main_process
 from sft.lora import LoRAConfig
 from sft.mixture import MixtureEntry
 from sft.train import SFTConfig, train
@@ -127,6 +130,30 @@ def test_adapters_alone_are_trained_and_added(config, tmp_path):
     records = [json.loads(line) for line in (run_folder(out) / "metrics.jsonl").read_text().splitlines()]
     losses = [record["loss"] for record in records if record["kind"] == "train"]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_two_processes_make_the_adapters_of_one(config, tmp_path, on_two, monkeypatch, sharding):
+    """Gathered from both where they are sharded, and written by one of them."""
+    pytest.importorskip("peft")
+
+    def tune(name, **changes):
+        training = config.train.model_copy(update={"steps": 4, **changes})
+        lora = LoRAConfig(rank=2, alpha=4.0, targets=("q_proj", "down_proj"))
+        return train(config.model_copy(update={"lora": lora, "train": training, "out": tmp_path / name}))
+
+    def writing(path, *arguments, **options):
+        assert is_main_process(), f"{path} has a second writer"
+        return original(path, *arguments, **options)
+
+    tune("alone", accumulation_steps=2)
+    original = artefact.writing
+    monkeypatch.setattr(artefact, "writing", writing)
+    assert on_two(lambda: tune("shared", sharding=sharding)) == [0, 0]
+    for file in ("/model.safetensors", "-run/adapters/adapter_model.safetensors"):
+        alone, shared = (load_file(f"{tmp_path / name}{file}") for name in ("alone", "shared"))
+        torch.testing.assert_close(shared, alone, atol=1e-5, rtol=0)
 
 
 def test_adapters_that_cannot_be(config, monkeypatch):
