@@ -18,8 +18,9 @@ class TrainConfig(RunConfig):
     Length: `steps` optimizer updates; each sees `accumulation_steps` micro-batches on every process.
     Optimizer: `optimizer` "adamw", or "muon" for hidden matrices with AdamW for the rest; a parameter group's own "lr" or
     "weight_decay" goes before `learning_rate` and `weight_decay`; `clip_norm` None leaves gradients as they are.
-    Schedule: linear warm-up over `warmup_steps`, fewer than `steps`, then `schedule`, ending at `min_lr_ratio` times the learning
-    rate; "wsd" decays linearly over the last `decay_fraction` of the steps; "polynomial" decays with exponent `power`.
+    Schedule: linear warm-up over `warmup_steps`, fewer than `steps`, then `schedule` over the steps that are left, down towards
+    `min_lr_ratio` times the learning rate, which the update after the last would have; "wsd" decays linearly over the last
+    `decay_fraction` of those steps; "polynomial" decays with exponent `power`.
     Averaging: `ema_decay` keeps an exponential moving average of the weights, which evaluation then uses.
     Numbers: `precision` "auto" is bf16 autocast on a GPU and on a CPU with AMX, fp32 elsewhere (where bf16 is emulated);
     `compile` runs every trained module through torch.compile; `device` "cpu" ignores a GPU.

@@ -14,7 +14,11 @@ from cm3.train.config import TrainConfig
 
 
 def learning_rate_factor(config: TrainConfig, step: int) -> float:
-    """The factor on the learning rate for the update number `step` (from 0): warm-up times schedule."""
+    """The factor on the learning rate for the update number `step` (from 0): warm-up times schedule.
+
+    Of N = steps - warmup_steps updates after warm-up the n-th (from 0) is at progress n / N: the first has the whole learning
+    rate, the last is 1 / N before the floor, so with `min_lr_ratio` 0 it still changes something.
+    """
     progress = min(max((step - config.warmup_steps) / (config.steps - config.warmup_steps), 0.0), 1.0)
     decay = _SHAPES[config.schedule](progress, config)
     return warmup(step, config.warmup_steps) * (config.min_lr_ratio + (1.0 - config.min_lr_ratio) * decay)
@@ -36,7 +40,7 @@ def cosine(progress: float) -> float:
 
 
 def wsd(progress: float, decay_fraction: float) -> float:
-    """1, then linearly to 0 over the last `decay_fraction`."""
+    """1, then linearly to 0 as `progress` goes through the last `decay_fraction` of its way."""
     if progress <= 1.0 - decay_fraction:
         return 1.0
     return (1.0 - progress) / decay_fraction

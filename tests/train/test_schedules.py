@@ -33,11 +33,11 @@ def test_warmup_rises_linearly_and_is_never_zero():
     assert [learning_rate_factor(config, step) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
 
 
-def test_the_floor_is_reached():
-    config = TrainConfig(steps=10, schedule="wsd", decay_fraction=1.0, min_lr_ratio=0.1)
-    assert learning_rate_factor(config, 0) == 1.0
-    assert learning_rate_factor(config, 5) == pytest.approx(0.55)
-    assert learning_rate_factor(config, 10) == pytest.approx(0.1)
+@pytest.mark.parametrize("warmup", [0, 5])
+def test_the_last_update_is_one_step_before_the_floor(warmup):
+    config = TrainConfig(steps=warmup + 10, warmup_steps=warmup, schedule="wsd", decay_fraction=0.5, min_lr_ratio=0.1)
+    factors = [learning_rate_factor(config, step) for step in range(warmup, config.steps)]
+    assert factors == pytest.approx([1.0] * 6 + [0.82, 0.64, 0.46, 0.28])
 
 
 @settings(deadline=None, max_examples=60, derandomize=True)
