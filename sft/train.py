@@ -53,7 +53,7 @@ class SFTConfig(RunConfig):
 
     model: the language model to start from (what pretraining wrote, or a model folder); image_tokenizer: the image tokenizer
     that goes with it (None: the one inside `model`); out: where the tuned model goes; mixture: tasks and their data.
-    held_out_documents: at most so many of each entry's held-out data are measured. The objective of `loader` is not used.
+    held_out_documents: at most so many of each entry's held-out data are measured. `loader` takes no objective.
     lora: train low-rank adapters alone (None: all weights); what is written is the model with them added, and the adapters
     lie in OUT-run/adapters.
     """
@@ -72,6 +72,12 @@ class SFTConfig(RunConfig):
     def _no_average_of_adapters(self) -> SFTConfig:
         if self.lora is not None and self.train.ema_decay is not None:
             raise ValueError("train.ema_decay averages whole models; leave it out when lora trains adapters")
+        return self
+
+    @model_validator(mode="after")
+    def _tasks_mask_for_themselves(self) -> SFTConfig:
+        if self.loader.objective not in (PLAIN, ObjectiveConfig()):
+            raise ValueError("loader.objective would change nothing: the tasks of a mixture mask for themselves; leave it out")
         return self
 
 

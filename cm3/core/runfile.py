@@ -7,7 +7,7 @@ as `run.json` beside its result, so that every result says how it was made.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -33,6 +33,17 @@ class RunConfig(BaseModel):
         if isinstance(value, bool) and {int, float} & {kind, *get_args(kind)}:
             raise ValueError(f"expected a number, got {str(value).lower()}")
         return value
+
+    def _refuse_idle(self, choice: str, idle: Mapping[str, Collection[str]]) -> None:
+        """For validators: raise `ValueError` for settings that change nothing beside the value of `choice`; idle: value → those.
+
+        One at its default is no complaint: a resolved configuration names them all.
+        """
+        value, fields = getattr(self, choice), type(self).model_fields
+        idle_here = {name: getattr(self, name) for name in idle.get(value, ())}
+        changed = ", ".join(f"{name}={given}" for name, given in idle_here.items() if given != fields[name].default)
+        if changed:
+            raise ValueError(f"{changed} would change nothing beside {choice}={value}; leave out one or the other")
 
 
 Config = TypeVar("Config", bound=RunConfig)

@@ -145,6 +145,7 @@ def _prepare(
     tokenizer = DocumentTokenizer.load(config.tokenizer)
     loader = SequenceLoader(training_documents(config, tokenizer.vocab), tokenizer.vocab, config.loader, config.train.seed)
     say_skipped(loader.plan.streams[0].skipped, "documents", config.loader)
+    _say_most_spans(config.loader.objective, tokenizer.vocab)
     shape = model_config(config.model, tokenizer.vocab) if config.model.start is None else _shape_of(config.model.start)
     if config.loader.row_length > shape.max_position_embeddings:
         raise UsageError(
@@ -311,6 +312,14 @@ def say_skipped(count: int, what: str, config: LoaderConfig) -> None:
     if count:
         say_on_main_process(
             f"{count} {what} are longer than loader.row_length={config.row_length} and left out (loader.overlong=skip)"
+        )
+
+
+def _say_most_spans(objective: ObjectiveConfig, vocab: Vocab) -> None:
+    if objective.name == "cm3" and objective.max_spans > vocab.num_masks:
+        say_on_main_process(
+            f"at most {vocab.num_masks} spans of a document are masked, not loader.objective.max_spans={objective.max_spans}: "
+            "the vocabulary has so many <mask:i>"
         )
 
 

@@ -11,6 +11,13 @@ from pydantic import ConfigDict, Field, model_validator
 
 from cm3.core.runfile import RunConfig
 
+_IDLE_BESIDE_SCHEDULE = {
+    "constant": ("min_lr_ratio", "decay_fraction", "power"),
+    "cosine": ("decay_fraction", "power"),
+    "wsd": ("power",),
+    "polynomial": ("decay_fraction",),
+}
+
 
 class TrainConfig(RunConfig):
     """Settings of one run of `cm3.train.loop.train`.
@@ -71,6 +78,12 @@ class TrainConfig(RunConfig):
     tensorboard: bool = True
     wandb: str | None = None
     peak_tflops: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _all_are_used(self) -> TrainConfig:
+        self._refuse_idle("schedule", _IDLE_BESIDE_SCHEDULE)
+        self._refuse_idle("on_spike", {"ignore": ("spike_sigma",)})
+        return self
 
     @model_validator(mode="after")
     def _one_way_of_saving(self) -> TrainConfig:

@@ -355,6 +355,12 @@ def test_a_sharded_run_says_that_it_draws_nothing(parts: dict[str, str], capsys:
     assert capsys.readouterr().err.count("no pictures are drawn while it trains") == 1
 
 
+def test_more_spans_than_sentinels_are_told_of(parts: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    pretrain(config(parts, "train.steps=1", "loader.objective.max_spans=17"))
+    said = "at most 16 spans of a document are masked, not loader.objective.max_spans=17"
+    assert capsys.readouterr().err.count(said) == 1
+
+
 @pytest.mark.parametrize("sharding", ["none", "full"])
 def test_two_processes_make_one_model(parts: dict[str, str], tmp_path: Path, on_two: Any, sharding: str) -> None:
     """Each sees its share of the rows; one of them writes. Equal to one process that accumulates."""

@@ -170,6 +170,13 @@ def test_adapters_that_cannot_be(config, monkeypatch):
         train(config.model_copy(update={"lora": LoRAConfig()}))
 
 
+def test_an_objective_would_change_nothing(config):
+    assert SFTConfig.model_validate(config.model_dump()) == config
+    masked = {"loader": {"objective": {"whole_segment_prob": 0.2}}}
+    with pytest.raises(ValueError, match="loader.objective would change nothing: .* leave it out"):
+        SFTConfig.model_validate({**config.model_dump(), **masked})
+
+
 def test_mistakes_are_met_before_any_work(config, tmp_path, images):
     with pytest.raises(ValueError, match="finite number"):
         MixtureEntry(task="captioning", data=tmp_path, weight=float("inf"))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cm3.train.config import TrainConfig
 from cm3.train.schedules import learning_rate_factor
 
-SCHEDULES = ("constant", "cosine", "wsd", "polynomial")
+SETTINGS = {"constant": {}, "cosine": {}, "wsd": {"decay_fraction": 0.5}, "polynomial": {"power": 2.0}}
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ SCHEDULES = ("constant", "cosine", "wsd", "polynomial")
     ],
 )
 def test_known_points(schedule, expected):
-    config = TrainConfig(steps=120, warmup_steps=20, schedule=schedule, decay_fraction=0.5, power=2.0)
+    config = TrainConfig(steps=120, warmup_steps=20, schedule=schedule, **SETTINGS[schedule])
     assert [learning_rate_factor(config, step) for step in (20, 70, 95, 115)] == pytest.approx(expected, abs=1e-6)
 
 
@@ -42,7 +42,7 @@ def test_the_last_update_is_one_step_before_the_floor(warmup):
 
 @settings(deadline=None, max_examples=60, derandomize=True)
 @given(
-    schedule=st.sampled_from(SCHEDULES),
+    schedule=st.sampled_from(sorted(SETTINGS)),
     decaying=st.integers(1, 50),
     warmup=st.integers(0, 60),
     fraction=st.floats(0, 1),
@@ -50,7 +50,9 @@ def test_the_last_update_is_one_step_before_the_floor(warmup):
 )
 def test_factors_stay_in_range_and_never_rise_after_warmup(schedule, decaying, warmup, fraction, floor):
     steps = warmup + decaying
-    config = TrainConfig(steps=steps, warmup_steps=warmup, schedule=schedule, decay_fraction=fraction, min_lr_ratio=floor)
+    given = {"min_lr_ratio": floor} if schedule != "constant" else {}
+    given |= {"decay_fraction": fraction} if schedule == "wsd" else SETTINGS[schedule]
+    config = TrainConfig(steps=steps, warmup_steps=warmup, schedule=schedule, **given)
     factors = [learning_rate_factor(config, step) for step in range(steps + 3)]
     assert all(0.0 < factor <= 1.0 + 1e-12 or (factor == 0.0 and floor == 0.0) for factor in factors)
     after = factors[warmup:]
