@@ -73,7 +73,7 @@ class Checkpoints:
         if config.sharding == "full" and process_count() > 1:
             self._write_together(snapshot)
         elif config.async_save:
-            self.background.wait()
+            agreed(self.background.wait)
             if is_main_process():
                 copied = Snapshot(snapshot.step, _copied(snapshot.tables), snapshot.description)
                 self.background.start(lambda: self._write(copied))

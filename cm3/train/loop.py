@@ -83,7 +83,8 @@ def train(task: TrainingTask, config: TrainConfig, run_dir: Path | str, label: s
         while run.state.step < config.steps:
             run.one_step(bar)
             run.after_step()
-            run.checkpoints.background.raise_failure()
+            if config.async_save:
+                agreed(run.checkpoints.background.raise_failure)
         run.leave_if_stopped()
         return TrainResult(run.state.step, log.history, run.state.seconds, run.averages())
 
@@ -215,7 +216,8 @@ class _Run:
         return bool(votes.item())
 
     def leave_if_stopped(self) -> None:
-        """Raise what the caller of a stopped run gets; the state is saved."""
+        """Raise what the caller of a stopped run gets, or what the last save failed with; otherwise the state is saved."""
+        agreed(self.checkpoints.background.wait)
         if not self._stopping():
             return
         if self.stop.received is signal.SIGINT:

@@ -14,6 +14,8 @@ from cm3.core.artefact import verify
 from cm3.core.errors import Preempted, StorageError
 from cm3.train import checkpoints
 
+LAST = {"async_save": True, "checkpoint_every": 0}  # one save, the last
+
 
 @pytest.fixture
 def plain_task(tiny_task):
@@ -60,15 +62,24 @@ def test_a_signal_to_one_process_stops_both_in_the_same_step(tmp_path, settings,
     assert (tmp_path / "checkpoints" / "step-00000005").is_dir()
 
 
-def test_a_failure_of_one_process_ends_both(tmp_path, settings, train_quietly, plain_task, on_two):
-    """The disk is full for the process that writes; the other one, which would wait for it, raises the same error."""
+@pytest.mark.parametrize(("saving", "stopped"), [({}, False), ({"async_save": True}, False), (LAST, False), (LAST, True)])
+def test_a_failure_of_one_process_ends_both(tmp_path, settings, train_quietly, plain_task, on_two, saving, stopped):
+    """The disk is full for the process that writes; the other one, which would wait for it, raises the same error.
+
+    Also when it writes beside the training, and fails between two saves, in the last one, or in that of a run that was stopped.
+    """
+
+    def stop(step):
+        if stopped and step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def work():
         with pytest.raises(StorageError, match="no room here"):
-            train_quietly(plain_task(), settings(), tmp_path)
+            train_quietly(plain_task(stop), settings(**saving), tmp_path)
 
     class Full:
         def __init__(self, *arguments, **options):
+            time.sleep(0.05)
             raise StorageError("no room here")
 
     original, checkpoints.writing = checkpoints.writing, Full
