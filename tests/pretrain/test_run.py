@@ -361,12 +361,12 @@ def test_more_spans_than_sentinels_are_told_of(parts: dict[str, str], capsys: py
     assert capsys.readouterr().err.count(said) == 1
 
 
-@pytest.mark.parametrize("sharding", ["none", "full"])
-def test_two_processes_make_one_model(parts: dict[str, str], tmp_path: Path, on_two: Any, sharding: str) -> None:
+@pytest.mark.parametrize("how", [(), ("train.sharding=full",), ("train.sharding=full", "train.activation_checkpointing=true")])
+def test_two_processes_make_one_model(parts: dict[str, str], tmp_path: Path, on_two: Any, how: tuple[str, ...]) -> None:
     """Each sees its share of the rows; one of them writes. Equal to one process that accumulates."""
     settings = ("train.steps=4", "train.ema_decay=0.5", "loader.batch_size=2")
     pretrain(config({**parts, "out": str(tmp_path / "alone")}, *settings, "train.accumulation_steps=2"))
-    shared = config({**parts, "out": str(tmp_path / "shared")}, *settings, f"train.sharding={sharding}")
+    shared = config({**parts, "out": str(tmp_path / "shared")}, *settings, *how)
     assert on_two(lambda: pretrain(shared)) == [0, 0]
     artefact.verify(tmp_path / "shared")
     alone, together = (load_language_model(tmp_path / name)[0].state_dict() for name in ("alone", "shared"))
