@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 
 import pytest
 import torch
+import torch._dynamo
 from PIL import Image
+from torch import nn
 
 from cm3.core.errors import Preempted
+from cm3.core.seeding import torch_generator
 from cm3.train.metrics import read_records
 
 
@@ -207,3 +211,38 @@ def test_bf16_autocast_on_request(tmp_path, settings, train_quietly, tiny_task):
 
     train_quietly(Watching(), settings(steps=1, precision="bf16"), tmp_path)
     assert seen == [torch.bfloat16]
+
+
+@pytest.mark.filterwarnings("ignore")  # of the compiler about itself
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="compiles with a C++ compiler")
+def test_machine_code_of_the_compiler_trains_the_same(tmp_path, settings, train_quietly, tiny_task):
+    class Net(nn.Module):
+        """A class of its own: a container of torch is called part by part, past the compiler."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Linear(6, 12), nn.Linear(12, 6)
+            with torch.no_grad():
+                for parameter in self.parameters():
+                    parameter.normal_(std=0.3, generator=torch_generator(7, parameter.numel()))
+
+        def forward(self, x):
+            return self.down(torch.tanh(self.up(x)))
+
+    class Task(tiny_task):
+        def __init__(self) -> None:
+            super().__init__()
+            self.modules["model"] = Net()
+
+        def evaluate(self):
+            return {}
+
+    counts = torch._dynamo.utils.counters["stats"]
+    before = counts["unique_graphs"]
+    losses = []
+    for compiled in (False, True):
+        config = settings(steps=2, log_every=1, precision="fp32", compile=compiled)
+        history = train_quietly(Task(), config, tmp_path / str(compiled)).history
+        losses.append([record["loss"] for record in history if record["kind"] == "train"])
+    assert counts["unique_graphs"] > before
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
