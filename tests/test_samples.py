@@ -35,7 +35,7 @@ def held_out(tmp_path: Path) -> tuple[Path, Vocab]:
     tokenizer = DocumentTokenizer(vocab_for(text, 6, (2, 2)), text)
     picture = ImageSegment(codes=np.zeros((2, 2), np.int64))
     documents = [Document(words, (TextSegment(words), picture)[: 1 + (index > 0)]) for index, words in enumerate(TEXTS)]
-    write_shards(tokenizer.encode_many(documents), tmp_path / "held_out", tokenizer.vocab)
+    write_shards(tokenizer.encode_many(documents), tmp_path / "held_out", tokenizer)
     return tmp_path / "held_out", tokenizer.vocab
 
 

@@ -69,7 +69,7 @@ def make_inputs(folder: Path) -> Path:
     with artefact.writing(folder / "tokenizer", "document_tokenizer") as inside:
         tokenizer.save(inside)
     documents = [Document.pair(line["id"], line["text"], Image.open(folder / line["image"])) for line in lines]
-    write_shards(tokenizer.encode_many(documents), folder / "tokens", tokenizer.vocab)
+    write_shards(tokenizer.encode_many(documents), folder / "tokens", tokenizer)
     model = create_model(model_config(ModelSection(overrides=MODEL), tokenizer.vocab), 0)
     save_language_model(folder / "model", model, tokenizer, TrainResult(0, [], 0.0, None), {})
     return folder

@@ -143,7 +143,7 @@ def _prepare(
 ) -> tuple[TokenTask, CM3ForCausalLM, DocumentTokenizer]:
     """The task of a run, the model it trains, and the tokenizer."""
     tokenizer = DocumentTokenizer.load(config.tokenizer)
-    loader = SequenceLoader(training_documents(config, tokenizer.vocab), tokenizer.vocab, config.loader, config.train.seed)
+    loader = SequenceLoader(training_documents(config, tokenizer), tokenizer.vocab, config.loader, config.train.seed)
     say_skipped(loader.plan.streams[0].skipped, "documents", config.loader)
     _say_most_spans(config.loader.objective, tokenizer.vocab)
     shape = model_config(config.model, tokenizer.vocab) if config.model.start is None else _shape_of(config.model.start)
@@ -163,7 +163,7 @@ def _prepare(
     sampler = sample(tokenizer.vocab) if sample is not None else None
     if sampler is not None and config.train.sharding == "full":
         say_on_main_process("no pictures are drawn while it trains: that needs whole weights, which train.sharding=full spreads")
-    held_out = held_out_batches(config, tokenizer.vocab)
+    held_out = held_out_batches(config, tokenizer)
     deciding = partial(_deciding, config, tokenizer, model.config)
     return TokenTask(objective, loader, held_out, sampler, context, deciding), model, tokenizer
 
@@ -204,9 +204,12 @@ def loader_and_loss(loader: LoaderConfig, loss: LossConfig, train: TrainConfig) 
     }
 
 
-def training_documents(config: PretrainConfig, vocab: Vocab) -> Mixture:
-    """The shards alone, or mixed with themselves behind their neighbors. Raises `ArtefactError` for a table of other shards."""
-    shards = TokenShards(config.tokens, vocab)
+def training_documents(config: PretrainConfig, tokenizer: DocumentTokenizer) -> Mixture:
+    """The shards alone, or mixed with themselves behind their neighbors.
+
+    Raises `ArtefactError` for shards made with another tokenizer, and for a table of other shards.
+    """
+    shards = TokenShards(config.tokens, tokenizer)
     if (section := config.neighbors) is None:
         return Mixture([(shards, 1.0)])
     made_of = artefact.verify(section.table, NEIGHBORS_KIND).provenance
@@ -225,7 +228,7 @@ def training_documents(config: PretrainConfig, vocab: Vocab) -> Mixture:
                 f"the {what} of {section.table} are other documents than those of {config.tokens}, or in another order: "
                 "make memory, table and tokens of one source"
             )
-    augmented = AugmentedSource(shards, shards, table, vocab, section.augmentation, config.train.seed)
+    augmented = AugmentedSource(shards, shards, table, tokenizer.vocab, section.augmentation, config.train.seed)
     alone = [(shards, 1.0 - section.share)] if section.share < 1 else []
     return Mixture([*alone, (augmented, section.share)])
 
@@ -282,13 +285,13 @@ def model_config(section: ModelSection, vocab: Vocab) -> CM3Config:
         raise UsageError(f"model.overrides give no model: {' '.join(str(error).split())}") from None
 
 
-def held_out_batches(config: PretrainConfig, vocab: Vocab) -> list[Batch]:
-    """The held-out documents as batches (see `evaluation_batches`)."""
+def held_out_batches(config: PretrainConfig, tokenizer: DocumentTokenizer) -> list[Batch]:
+    """The held-out documents as batches (see `evaluation_batches`). Raises `ArtefactError` for those of another tokenizer."""
     if config.held_out is None:
         return []
-    shards = TokenShards(config.held_out, vocab)
+    shards = TokenShards(config.held_out, tokenizer)
     documents = [shards[index] for index in range(min(len(shards), config.held_out_documents))]
-    return evaluation_batches(documents, vocab, config.loader)
+    return evaluation_batches(documents, tokenizer.vocab, config.loader)
 
 
 def evaluation_batches(documents: Sequence[TokenizedDocument], vocab: Vocab, config: LoaderConfig) -> list[Batch]:

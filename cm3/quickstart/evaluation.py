@@ -115,7 +115,7 @@ def held_out_bits(pipe: CM3Pipeline, settings: Settings) -> dict[str, float]:
     """Bits per text and per image token of the held-out pairs under the finished model."""
     objective = TokenObjective(pipe.model, pipe.vocab, LossConfig())
     with torch.no_grad():
-        return bits_by_modality([objective(batch) for batch in held_out_batches(settings.pretraining, pipe.vocab)])
+        return bits_by_modality([objective(batch) for batch in held_out_batches(settings.pretraining, pipe.tokenizer)])
 
 
 def read_curve(run_folder: Path) -> dict[str, list[float]]:

@@ -6,7 +6,7 @@
     ids.npy           (bytes,) uint8, the document ids as UTF-8;                id_offsets.npy (N + 1,) int64
     grid.npy          (tokens,) uint32, only when grid positions do not follow from the tokens (moved spans)
     weights.npy       (tokens,) uint8 indices into weight_values.npy (float32), only when some loss weight is not 1
-    manifest.json     hashes, and the vocabulary the ids belong to
+    manifest.json     hashes, the vocabulary the ids belong to, and the fingerprint of the document tokenizer that made them
 
 Documents are appended as they come, so memory does not grow with their number. Format: NumPy's .npy, no pickle.
 """
@@ -25,22 +25,30 @@ import numpy as np
 from cm3.core.arrays import read_array
 from cm3.core.artefact import read_manifest, verify, writing
 from cm3.core.errors import ArtefactError, InputError
-from cm3.tokens import Span, SpanKind, TokenizedDocument, Vocab, grid_positions_of
+from cm3.tokens import DocumentTokenizer, Span, SpanKind, TokenizedDocument, Vocab, grid_positions_of
 
 KIND = "token_shards"
 _SPAN_KINDS: tuple[SpanKind, ...] = ("text", "image")
 _MAX_WEIGHT_VALUES = 256
+_TOKENIZER = "document_tokenizer"  # in the provenance: `DocumentTokenizer.fingerprint`
 
 
 def write_shards(
-    documents: Iterable[TokenizedDocument], out: Path, vocab: Vocab, provenance: Mapping[str, Any] | None = None
+    documents: Iterable[TokenizedDocument],
+    out: Path,
+    made_with: DocumentTokenizer | Vocab,
+    provenance: Mapping[str, Any] | None = None,
 ) -> int:
     """Write `documents` as the artefact folder `out`; returns how many there were.
 
-    `provenance` is kept in the manifest beside the vocabulary. Raises `InputError` when there is no document, or more
+    made_with: the tokenizer that made the ids, so that reading can compare it, or the vocabulary alone for ids of another
+    origin; `provenance` is kept in the manifest beside it. Raises `InputError` when there is no document, or more
     than 256 different loss weights; `StorageError` when the disk is full.
     """
+    vocab = _vocab_of(made_with)
     recorded: dict[str, Any] = {"vocab": vocab.to_json(), **(provenance or {})}
+    if isinstance(made_with, DocumentTokenizer):
+        recorded[_TOKENIZER] = made_with.fingerprint
     with writing(out, KIND, recorded) as folder:
         with _ShardWriter(folder, vocab) as writer:
             for document in documents:
@@ -53,19 +61,18 @@ def write_shards(
 class TokenShards:
     """Documents written by `write_shards`, by index; a `Source` for the loader.
 
-    vocab: when given, it must be the one the shards were written with. `hashes=False` skips reading every byte at
-    opening (size and presence are still checked). Raises `ArtefactError` for a damaged folder or another vocabulary.
+    made_with: when given, it must be the tokenizer or the vocabulary that the shards were written with; of shards that name
+    no tokenizer only the vocabulary is compared. `hashes=False` skips reading every byte at opening (size and presence
+    are still checked). Raises `ArtefactError` for a damaged folder, another vocabulary or another tokenizer.
     """
 
-    def __init__(self, path: Path, vocab: Vocab | None = None, hashes: bool = True) -> None:
+    def __init__(self, path: Path, made_with: DocumentTokenizer | Vocab | None = None, hashes: bool = True) -> None:
         self.path = Path(path)
         verify(self.path, KIND, hashes)
         self.provenance = read_manifest(self.path).provenance
         self.vocab = Vocab.from_json(self.provenance["vocab"])
-        if vocab is not None and vocab != self.vocab:
-            raise ArtefactError(
-                f"{self.path} was tokenized with another vocabulary: {_difference(self.vocab, vocab)}; tokenize again"
-            )
+        if made_with is not None:
+            self._require(made_with)
         self._tokens, self._offsets = self._open("tokens"), self._open("offsets")
         self._spans, self._span_offsets = self._open("spans"), self._open("span_offsets")
         self._ids, self._id_offsets = self._open("ids"), self._open("id_offsets")
@@ -108,6 +115,19 @@ class TokenShards:
     def num_tokens(self) -> int:
         """Tokens of all documents."""
         return len(self._tokens)
+
+    def _require(self, made_with: DocumentTokenizer | Vocab) -> None:
+        """Equal id ranges are not enough: a text tokenizer with other merges gives the same ids to other texts."""
+        vocab, stated = _vocab_of(made_with), self.provenance.get(_TOKENIZER)
+        if vocab != self.vocab:
+            raise ArtefactError(
+                f"{self.path} was tokenized with another vocabulary: {_difference(self.vocab, vocab)}; tokenize again"
+            )
+        if isinstance(made_with, DocumentTokenizer) and stated not in (None, made_with.fingerprint):
+            raise ArtefactError(
+                f"{self.path} was tokenized with the document tokenizer {stated[:12]}, this one is {made_with.fingerprint[:12]} "
+                "and gives its ids to other texts; tokenize again with this one (cm3 tokenize ... --tokenizer) or use that one"
+            )
 
     def _id(self, index: int) -> str:
         start, stop = self._id_offsets[index : index + 2].tolist()
@@ -210,6 +230,10 @@ class _GrowingArray:
         shape = (self.length,) if self._columns is None else (self.length, self._columns)
         description = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self._stream, description)
+
+
+def _vocab_of(made_with: DocumentTokenizer | Vocab) -> Vocab:
+    return made_with if isinstance(made_with, Vocab) else made_with.vocab
 
 
 def _difference(ours: Vocab, theirs: Vocab) -> str:

@@ -42,12 +42,8 @@ def merge(job: TokenizeJob, out: Path, count: int, budget: float) -> dict[str, A
         report.check(budget)
 
     report.check(budget)
-    provenance = {
-        "source": job.source,
-        "tokenizer": artefact.fingerprint(job.tokenizer),
-        "image_tokenizer": artefact.fingerprint(job.image_tokenizer),
-    }
-    write_shards(documents(), out, DocumentTokenizer.load(job.tokenizer).vocab, provenance)
+    provenance = {"source": job.source, "image_tokenizer": artefact.fingerprint(job.image_tokenizer)}
+    write_shards(documents(), out, DocumentTokenizer.load(job.tokenizer), provenance)
     shutil.rmtree(job.parts, ignore_errors=True)
     return {**asdict(report), "tokens": tokens}
 

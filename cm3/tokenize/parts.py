@@ -114,7 +114,7 @@ def _make_part(job: TokenizeJob, key: str, number: int, records: Iterator[Record
     encoded = list(tokenizer.encode_many(documents, on_reject=reject))
     with artefact.writing(job.part(number), PART_KIND, {"key": key}) as folder:
         if encoded:
-            write_shards(encoded, folder / TOKENS, tokenizer.vocab)
+            write_shards(encoded, folder / TOKENS, tokenizer)
         artefact.write_json(folder / ACCOUNT, asdict(report))
     return report.seen
 

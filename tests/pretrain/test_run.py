@@ -66,8 +66,8 @@ def parts(tmp_path: Path) -> dict[str, str]:
     with artefact.writing(tmp_path / "tokenizer", "document_tokenizer") as folder:
         tokenizer.save(folder)
         save_file({"codebook": torch.randn(CODES, 5, generator=torch.Generator().manual_seed(0))}, folder / CODEBOOK_FILE)
-    write_shards(tokenizer.encode_many(documents(64, 0)), tmp_path / "tokens", tokenizer.vocab)
-    write_shards(tokenizer.encode_many(documents(16, 1)), tmp_path / "held_out", tokenizer.vocab)
+    write_shards(tokenizer.encode_many(documents(64, 0)), tmp_path / "tokens", tokenizer)
+    write_shards(tokenizer.encode_many(documents(16, 1)), tmp_path / "held_out", tokenizer)
     return {name: str(tmp_path / name) for name in ("tokens", "tokenizer", "held_out", "out")}
 
 
@@ -129,7 +129,7 @@ def test_a_model_with_another_tokenizer_is_not_trained_on(parts: dict[str, str],
     tokenizer = DocumentTokenizer(vocab_for(text, CODES, GRID), text)
     with artefact.writing(tmp_path / "other", "document_tokenizer") as folder:
         tokenizer.save(folder)
-    write_shards(tokenizer.encode_many(documents(8, 0)), tmp_path / "others", tokenizer.vocab)
+    write_shards(tokenizer.encode_many(documents(8, 0)), tmp_path / "others", tokenizer)
     changed = {"tokenizer": str(tmp_path / "other"), "tokens": str(tmp_path / "others"), "out": str(tmp_path / "more")}
     settings = [f"{name}={path}" for name, path in changed.items()]
     run = load_run(
@@ -207,7 +207,7 @@ def test_neighbors_are_used_and_must_fit(parts: dict[str, str], tmp_path: Path) 
     settings = ["neighbors.augmentation.law=all", "neighbors.augmentation.max_length=50", "train.steps=2"]
     pretrain(config(parts, f"neighbors.table={tmp_path / 'fitting'}", *settings))
     every = config(parts, f"neighbors.table={tmp_path / 'fitting'}", *settings, "neighbors.share=1")
-    [part] = training_documents(every, DocumentTokenizer.load(every.tokenizer).vocab).parts
+    [part] = training_documents(every, DocumentTokenizer.load(every.tokenizer)).parts
     lengths = TokenShards(every.tokens).lengths(0)
     assert part.source.lengths(0).tolist() == (lengths + np.roll(lengths, -1) - 1).tolist()
     with pytest.raises(ArtefactError, match="neighbors of 10 documents.*holds 64"):
@@ -229,14 +229,14 @@ def test_documents_that_are_left_out_are_counted(parts: dict[str, str], capsys: 
     tokenizer = DocumentTokenizer.load(Path(parts["tokenizer"]))
     long = Document("long", (TextSegment("all red " * 40),))
     for name, count in (("tokens", 3), ("held_out", 1)):
-        write_shards(tokenizer.encode_many([*documents(16, 0), *[long] * count]), Path(parts[name]), tokenizer.vocab)
+        write_shards(tokenizer.encode_many([*documents(16, 0), *[long] * count]), Path(parts[name]), tokenizer)
     with pytest.raises(InputError, match=r"3 documents are longer than row_length=64"):
         pretrain(config(parts))
     pretrain(config(parts, "train.steps=1", "loader.overlong=skip"))
     shown = capsys.readouterr().err
     assert "3 documents are longer than loader.row_length=64 and left out" in shown
     assert "1 held-out documents are longer than loader.row_length=64 and left out" in shown
-    write_shards(tokenizer.encode_many(documents(16, 0)), Path(parts["tokens"]), tokenizer.vocab)
+    write_shards(tokenizer.encode_many(documents(16, 0)), Path(parts["tokens"]), tokenizer)
     with pytest.raises(InputError, match=r"1 held-out documents are longer than row_length=64 \(the longest has"):
         pretrain(config(parts))
 
@@ -244,9 +244,23 @@ def test_documents_that_are_left_out_are_counted(parts: dict[str, str], capsys: 
 def test_shards_of_another_vocabulary_are_refused(parts: dict[str, str], tmp_path: Path) -> None:
     text = BPETextTokenizer.train(["another corpus"], 280)
     other = DocumentTokenizer(vocab_for(text, CODES, GRID), text)
-    write_shards(other.encode_many(documents(8, 0)), tmp_path / "other", other.vocab)
+    write_shards(other.encode_many(documents(8, 0)), tmp_path / "other", other)
     with pytest.raises(ArtefactError, match="another vocabulary"):
         pretrain(config({**parts, "tokens": str(tmp_path / "other")}))
+
+
+@pytest.mark.parametrize("shards", ["tokens", "held_out"])
+def test_shards_of_another_tokenizer_of_the_same_sizes_are_refused(parts: dict[str, str], tmp_path: Path, shards: str) -> None:
+    """Equal id ranges and other merges: the ids are those of other texts."""
+    own = DocumentTokenizer.load(Path(parts["tokenizer"]))
+    text = BPETextTokenizer.train(["some other texts than those"], own.vocab.text_size)
+    other = DocumentTokenizer(own.vocab, text)
+    assert text.vocab_size == own.text.vocab_size
+    write_shards(other.encode_many(documents(16, 0)), tmp_path / "other", other)
+    with pytest.raises(ArtefactError, match=r"other was tokenized with the document tokenizer \w{12}, this one is \w{12} and"):
+        pretrain(config({**parts, shards: str(tmp_path / "other")}, "train.steps=1"))
+    write_shards(own.encode_many(documents(16, 0)), tmp_path / "own", own.vocab)  # says nothing of a tokenizer
+    pretrain(config({**parts, shards: str(tmp_path / "own")}, "train.steps=1"))
 
 
 def test_a_tokenizer_of_another_model_is_refused(parts: dict[str, str], tmp_path: Path) -> None:
