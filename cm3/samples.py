@@ -22,6 +22,7 @@ from cm3.decode.records import Request, codes_of
 from cm3.model import CM3ForCausalLM
 from cm3.pretrain.attention import for_decoding
 from cm3.sequences.shards import TokenShards
+from cm3.tokenize.vocabulary import require_own_image_tokenizer
 from cm3.tokens import TokenizedDocument, Vocab
 
 
@@ -29,6 +30,7 @@ class PictureSampler:
     """Draws pictures for the first texts of held-out shards; a `cm3.pretrain.task.Sampler`.
 
     held_out: token shards; image_tokenizer: a folder; count: pictures per sheet; the same seed and weights give the same sheet.
+    Raises `ArtefactError` when the image tokenizer is not the one whose codes the shards hold.
     """
 
     def __init__(self, held_out: Path, image_tokenizer: Path, vocab: Vocab, count: int = 8, seed: int = 0) -> None:
@@ -39,6 +41,7 @@ class PictureSampler:
                 f"{image_tokenizer} has codebook_size={given[0]} and grid_shape={given[1]}, the vocabulary {vocab.codebook_size} "
                 f"and {vocab.grid_shape}; they do not belong together"
             )
+        require_own_image_tokenizer(held_out, image_tokenizer)
         shards = TokenShards(held_out, vocab)
         pairs = (shards[index] for index in range(len(shards)))
         self._prompts = [document for _, document in zip(range(count), filter(_is_pair, pairs))]

@@ -52,7 +52,7 @@ ALLOWED: dict[str, set[str]] = {
     "cm3.neighbors": ALL_STAGES,
     "cm3.choosing": ALL_STAGES,
     "cm3.pipeline": ALL_STAGES | JOINING,
-    "cm3.samples": ALL_STAGES,
+    "cm3.samples": ALL_STAGES | {"cm3.tokenize"},
     "sft": ALL_STAGES | PIPELINE,
     "cm3.quickstart": ALL_STAGES | PIPELINE | {"sft"},
     "cm3.commands": {"cm3.core"},  # everything else inside the functions, so that help costs nothing

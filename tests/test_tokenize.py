@@ -22,6 +22,9 @@ from safetensors.torch import load_file
 from cm3.core import artefact
 from cm3.core.errors import ArtefactError, BudgetError, CM3Error, InputError, RunLockedError
 from cm3.documents.readers import read_documents
+from cm3.model_folder import Parts, assemble_model_folder
+from cm3.pretrain.run import ModelSection, build_model
+from cm3.samples import PictureSampler
 from cm3.sequences.shards import TokenShards
 from cm3.tokenize import parts, tokenize, train_document_tokenizer, workers
 from cm3.tokenize.parts import TokenizeJob
@@ -47,8 +50,8 @@ def data(tmp_path: Path) -> Path:
     return folder / "data.jsonl"
 
 
-def image_tokenizer(path: Path, codebook_size: int = 8) -> Path:
-    torch.manual_seed(0)
+def image_tokenizer(path: Path, codebook_size: int = 8, seed: int = 0) -> Path:
+    torch.manual_seed(seed)
     config = VQConfig(image_size=16, downsample_factor=8, codebook_size=codebook_size, codebook_dim=4)
     VQTokenizer(VQModel(config)).save(path)
     return path
@@ -93,6 +96,24 @@ def test_parts_that_do_not_belong_together(data: Path, tmp_path: Path) -> None:
     train_document_tokenizer(read_documents(data), first, tmp_path / "tokenizer", 300)
     with pytest.raises(ArtefactError, match="do not belong together"):
         tokenize(data, tmp_path / "tokenizer", other, tmp_path / "tokens")
+    foreign = image_tokenizer(tmp_path / "foreign", seed=1)  # of the same sizes
+    for tokenizer in (tmp_path / "tokenizer", a_model(tmp_path / "model", tmp_path / "tokenizer", first)):
+        with pytest.raises(
+            ArtefactError, match=rf"{tokenizer.name} was made with the image tokenizer \w{{12}}, .*foreign is \w{{12}}"
+        ):
+            tokenize(data, tokenizer, foreign, tmp_path / "tokens")
+        tokenize(data, tokenizer, first, tmp_path / "tokens")
+    with pytest.raises(ArtefactError, match=r"tokens was made with the image tokenizer \w{12}, .*foreign is \w{12}"):
+        PictureSampler(tmp_path / "tokens", foreign, TokenShards(tmp_path / "tokens").vocab)
+
+
+def a_model(path: Path, tokenizer: Path, images: Path) -> Path:
+    """A model folder with that document tokenizer and image tokenizer."""
+    own = DocumentTokenizer.load(tokenizer)
+    model = build_model(
+        ModelSection(overrides={"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}), own.vocab, 0
+    )
+    return assemble_model_folder(path, model, own, Parts(image_tokenizer=images))
 
 
 def test_no_text_to_train_on(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from cm3.documents.reasons import RecordError, RejectReason
 from cm3.documents.records import ReadOptions, Record
 from cm3.documents.report import Problem, ReadReport
 from cm3.sequences.shards import TokenShards, write_shards
-from cm3.tokenize.vocabulary import TOKENIZER_KIND
+from cm3.tokenize.vocabulary import require_own_image_tokenizer
 from cm3.tokens import DocumentTokenizer, TokenizedDocument
 
 RECORDS_PER_PART = 1024
@@ -60,10 +60,14 @@ class TokenizeJob:
 
 
 def make_job(source: Path | str, tokenizer: Path, image_tokenizer: Path, parts: Path, format: str | None = None) -> TokenizeJob:
-    """The job, checked as far as that is quick. Raises `InputError` for the source, `ArtefactError` for the tokenizers."""
-    artefact.verify(tokenizer, TOKENIZER_KIND)
+    """The job, checked as far as that is quick. Raises `InputError` for the source, `ArtefactError` for the tokenizers.
+
+    tokenizer: a document tokenizer, or a model with its own.
+    """
+    artefact.verify(tokenizer)
     job = TokenizeJob(str(source), format or detect_format(source), Path(tokenizer), Path(image_tokenizer), parts)
     load_tokenizer(job)
+    require_own_image_tokenizer(job.tokenizer, job.image_tokenizer)
     return job
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 import vqgan
 from cm3.core import artefact
-from cm3.core.errors import InputError
+from cm3.core.errors import ArtefactError, InputError
 from cm3.documents.document import Document, TextSegment
 from cm3.tokens import BPETextTokenizer, DocumentTokenizer, vocab_for
 from cm3.tokens.document_tokenizer import CODEBOOK_FILE
@@ -40,3 +40,18 @@ def train_document_tokenizer(
         tokenizer.save(folder)
         save_file({"codebook": pictures.codebook.contiguous().to(torch.float32).cpu()}, folder / CODEBOOK_FILE)
     return tokenizer
+
+
+def require_own_image_tokenizer(folder: Path, image_tokenizer: Path) -> None:
+    """Raise `ArtefactError` if `folder` states that its codes are of another image tokenizer than `image_tokenizer`.
+
+    folder: a document tokenizer, token shards or a model folder; equal sizes do not make the codes of two mean the same.
+    """
+    provenance = artefact.read_manifest(folder).provenance
+    stated = provenance.get("image_tokenizer") or provenance.get("parts", {}).get("image_tokenizer")
+    given = artefact.fingerprint(image_tokenizer)
+    if stated not in (None, given):
+        raise ArtefactError(
+            f"{folder} was made with the image tokenizer {stated[:12]}, {image_tokenizer} is {given[:12]}: their codes "
+            "mean other pictures, so they do not belong together; give the one it was made with"
+        )
