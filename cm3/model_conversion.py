@@ -25,6 +25,7 @@ from cm3.convert.tensor_tables import SafetensorsTable
 from cm3.core import artefact
 from cm3.core.errors import ArtefactError, InputError, StorageError, UsageError
 from cm3.core.storage import full_disk_errors, sibling
+from cm3.core.temporaries import temporary
 from cm3.model import CM3Config
 from cm3.model.counting import count_parameters
 from cm3.model_folder import IMAGE_TOKENIZER, KIND, LANGUAGE_MODEL_KIND, Parts, assemble_model_folder
@@ -166,7 +167,7 @@ def _image_weights(tokenizer: VQTokenizer) -> ImageWeights:
 def _scratch(out: Path) -> Iterator[Path]:
     """A folder beside `out` for what is on its way, removed at the end; one of a dead process is swept."""
     out = out.absolute()
-    place = sibling(out, ".tmp-", f".conversion-{os.getpid()}")
+    place = temporary(sibling(out, suffix=".conversion"))
     with artefact.storage_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         artefact.sweep(out.parent)

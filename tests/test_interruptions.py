@@ -8,11 +8,13 @@ import runpy
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cm3.core import artefact
+from cm3.core.temporaries import Owner
 from cm3.train.runlock import run_lock
 
 RUN = """
@@ -149,8 +151,9 @@ def test_what_a_killed_process_left_is_gone_after_the_next(command, pictures, tm
     pictures("data")
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    (tmp_path / f".tmp-memory-{dead.pid}").mkdir()
-    (tmp_path / f".tmp-memory-{dead.pid}" / "vectors.npy").write_bytes(b"half")
+    left = tmp_path / f".tmp-memory-{replace(Owner.here(), pid=dead.pid)}"
+    left.mkdir()
+    (left / "vectors.npy").write_bytes(b"half")
     command.works("retrieval", "build", "data", "memory", "--encoder", "hashing")
     assert litter(tmp_path) == []
 
@@ -167,6 +170,7 @@ STOPPED = """
 import os, signal, sys
 from cm3 import cli
 from cm3.core import artefact
+from cm3.core.temporaries import Owner
 def work(path):
     with artefact.writing("made", "sample") as folder:
         (folder / "a").write_text("half")

@@ -1,6 +1,6 @@
 """Artefact folders: written whole or not at all, and checked byte by byte when they are read.
 
-A folder is built as a hidden sibling (`.tmp-NAME-PID`), every file is synced, `manifest.json` with the size and SHA-256
+A folder is built as a hidden sibling (`cm3.core.temporaries`), every file is synced, `manifest.json` with the size and SHA-256
 of every file is written last, and one rename makes it visible. An older folder of the same name is moved aside first and
 put back if the rename fails. Neither safetensors nor NumPy notices a flipped bit; the manifest does. What is replaced while
 others read it is published by generations (`publishing`, `cm3.core.generations`); every function here follows `CURRENT`.
@@ -12,7 +12,6 @@ import functools
 import hashlib
 import json
 import os
-import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from cm3.core import temporaries
 from cm3.core.errors import ArtefactError, StorageError
 from cm3.core.generations import current, is_generations, publish_generation
 from cm3.core.storage import (
@@ -35,6 +35,7 @@ from cm3.core.storage import (
     write_json,
     write_text,
 )
+from cm3.core.temporaries import sweep
 
 __all__ = [
     "MANIFEST",
@@ -59,7 +60,6 @@ __all__ = [
 
 MANIFEST = "manifest.json"
 _VERSIONED_PACKAGES = ("cm3-multimodal", "torch", "transformers", "tokenizers", "faiss-cpu", "vector-quantize-pytorch", "numpy")
-_ASIDE = re.compile(r"^\.(tmp|old)-(?P<name>.+)-(?P<pid>\d+)$")
 _FIELDS = frozenset({"kind", "files", "versions", "provenance", "checksum"})
 
 
@@ -110,11 +110,11 @@ def writing(
         path = path.resolve()  # a link to a larger disk stays one
     with storage_errors(path):
         require_replaceable(path, kind)
-        temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+        temporary = temporaries.temporary(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent)
-        for entry in (temporary, _aside(path)):
-            _clear(entry)  # of a dead process that had our number: containers give every process the same
+        for entry in (temporary, temporaries.aside(path)):
+            temporaries.clear(entry)  # of a dead process that had our number
         temporary.mkdir()
     try:
         with full_disk_errors(path):
@@ -215,17 +215,6 @@ def fingerprint(path: Path | str) -> str:
     return read_manifest(path).fingerprint
 
 
-def sweep(parent: Path | str) -> list[Path]:
-    """Clear what dead processes left in `parent`: remove their temporary folders, put back what they moved aside."""
-    swept = []
-    for entry in Path(parent).glob(".*"):
-        match = _ASIDE.match(entry.name)
-        if match is not None and entry.is_dir() and not _alive(int(match["pid"])):
-            _clear(entry)
-            swept.append(entry)
-    return swept
-
-
 def _write_manifest(folder: Path, kind: str, provenance: Mapping[str, Any]) -> None:
     files = {}
     mode = stat.S_IMODE(folder.stat().st_mode) & 0o666  # some libraries write files that nobody else may read
@@ -258,7 +247,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _replace(temporary: Path, path: Path) -> None:
-    aside = _aside(path)
+    aside = temporaries.aside(path)
     if path.exists():
         os.rename(path, aside)
     try:
@@ -271,20 +260,6 @@ def _replace(temporary: Path, path: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _aside(path: Path) -> Path:
-    """Where the older folder waits while the new one takes its place."""
-    return path.with_name(f".old-{path.name}-{os.getpid()}")
-
-
-def _clear(entry: Path) -> None:
-    """Remove a temporary folder, or put a folder that was moved aside back into its place if that is free."""
-    match = _ASIDE.match(entry.name)
-    if match is not None and match[1] == "old" and entry.exists() and not entry.with_name(match["name"]).exists():
-        os.rename(entry, entry.with_name(match["name"]))
-    else:
-        shutil.rmtree(entry, ignore_errors=True)
-
-
 @functools.cache
 def _versions() -> dict[str, str]:
     versions = {}
@@ -294,13 +269,3 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

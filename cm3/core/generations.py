@@ -22,10 +22,10 @@ from pathlib import Path
 
 from cm3.core.errors import ArtefactError, RunLockedError
 from cm3.core.storage import storage_errors, sync, write_text
+from cm3.core.temporaries import is_temporary_of
 
 CURRENT = "CURRENT"
 _NAME = re.compile(r"generation-(\d{6,12})")
-_TEMPORARY = re.compile(rf"\.tmp-{CURRENT}-\d+")
 _ATTEMPTS = 1000  # of a reader that is overtaken by publishers: each attempt takes microseconds
 
 
@@ -76,7 +76,7 @@ def hold(path: Path | str) -> Hold:
 def is_generations(path: Path) -> bool:
     """Whether `path` is a folder of generations, also one whose first publishing was cut short."""
     names = os.listdir(path)
-    return CURRENT in names or all(_NAME.fullmatch(name) or _TEMPORARY.fullmatch(name) for name in names)
+    return CURRENT in names or all(_NAME.fullmatch(name) or is_temporary_of(name, CURRENT) for name in names)
 
 
 def publish_generation(finished: Path, path: Path, base: Path | None = None) -> None:
@@ -121,7 +121,7 @@ def _numbers(path: Path) -> list[int]:
 def _retire(path: Path, kept: str) -> None:
     """Remove the other generations, apart from those that a reader holds, and what died publishers left."""
     for name in sorted(os.listdir(path)):
-        if _TEMPORARY.fullmatch(name):
+        if is_temporary_of(name, CURRENT):
             (path / name).unlink(missing_ok=True)
         elif _NAME.fullmatch(name) and name != kept:
             descriptor = os.open(path / name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

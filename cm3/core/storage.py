@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cm3.core import temporaries
 from cm3.core.errors import ArtefactError, StorageError
 
 RUN_LOCK = "run.lock"  # a folder with it is the place of a run of ours
@@ -50,7 +51,7 @@ def write_bytes(path: Path | str, content: bytes) -> None:
     """Write a file atomically: an older one stands until the new one is whole. Raises as `write_json` does."""
     path = Path(path)
     with storage_errors(path):
-        temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+        temporary = temporaries.temporary(path)
         try:
             with open(temporary, "wb") as stream:
                 stream.write(content)

@@ -22,6 +22,7 @@ import torch
 
 from cm3.core.artefact import MANIFEST, read_json, storage_errors, sweep, verify, write_json, writing
 from cm3.core.errors import ArtefactError, StorageError, UsageError
+from cm3.core.temporaries import temporary
 from cm3.train.background import BackgroundWriter
 from cm3.train.config import TrainConfig
 from cm3.train.crashpoints import crash_point
@@ -177,7 +178,7 @@ class Checkpoints:
         """Remove the oldest checkpoints up to `step`, the one just written; later ones (of a damaged future) are left alone."""
         past = [path for number, path in self.paths().items() if number <= step]
         for path in past[: -self.keep]:
-            aside = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+            aside = temporary(path)
             with storage_errors(path):
                 os.rename(path, aside)  # so that a half-removed folder is never taken for a damaged checkpoint
             crash_point("retire-renamed", step)

@@ -6,18 +6,22 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from cm3.core import artefact
+from cm3.core import artefact, temporaries
 from cm3.core.errors import ArtefactError, StorageError
+from cm3.core.temporaries import Owner, aside, temporary
 
 
 def write_sample(path: Path, text: str = "hello") -> Path:
@@ -150,8 +154,8 @@ def test_hidden_files_may_be_there(tmp_path: Path) -> None:
 
 def test_what_a_dead_process_of_the_same_number_left_is_cleared(tmp_path: Path) -> None:
     path = write_sample(tmp_path / "x", "old")
-    (tmp_path / f".tmp-x-{os.getpid()}").mkdir()
-    os.rename(path, tmp_path / f".old-x-{os.getpid()}")
+    temporary(path).mkdir()
+    os.rename(path, aside(path))
     with pytest.raises(ZeroDivisionError), artefact.writing(path, kind="sample"):
         _ = 1 / 0
     assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
@@ -206,14 +210,44 @@ def test_full_disk_is_a_storage_error_also_from_a_library(tmp_path: Path) -> Non
 
 def test_sweep_clears_what_dead_processes_left(tmp_path: Path) -> None:
     write_sample(tmp_path / "x")
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    (tmp_path / f".tmp-y-{dead.pid}").mkdir()
-    os.rename(tmp_path / "x", tmp_path / f".old-x-{dead.pid}")
-    (tmp_path / f".tmp-z-{os.getpid()}").mkdir()
+    dead, here = replace(Owner.here(), pid=dead_pid()), Owner.here()
+    assert not here.is_dead
+    (tmp_path / f".tmp-y-{dead}").mkdir()
+    (tmp_path / f".tmp-y-{replace(here, boot='0' * 8)}").mkdir()  # whoever has that number since
+    os.rename(tmp_path / "x", tmp_path / f".old-x-{dead}")
+    temporary(tmp_path / "z").mkdir()
     artefact.sweep(tmp_path)
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == [f".tmp-z-{os.getpid()}", "x"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [f".tmp-z-{here}", "x"]
     artefact.verify(tmp_path / "x")
+
+
+@pytest.mark.parametrize("host", ["name", "namespace"])
+def test_what_other_machines_or_containers_write_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    """On a shared disk: their numbers are no processes here, and yet they are writing."""
+    number = dead_pid()
+    with monkeypatch.context() as there:
+        if host == "name":
+            there.setattr(socket, "gethostname", lambda: "another-node")
+        else:
+            there.setattr(os, "stat", lambda path, **_: SimpleNamespace(st_ino=1))
+        temporaries._place.cache_clear()
+        there.setattr(os, "getpid", lambda: number)
+        theirs = temporary(tmp_path / "part-1")
+    temporaries._place.cache_clear()
+    theirs.mkdir()
+    (theirs / "tokens.npy").write_bytes(b"half")
+    os.rename(write_sample(tmp_path / "part-2"), tmp_path / theirs.name.replace(".tmp-part-1", ".old-part-2"))
+    write_sample(tmp_path / "part-3")
+    assert (theirs / "tokens.npy").exists()
+    assert not (tmp_path / "part-2").exists()
+
+
+def dead_pid() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
 
 
 _WRITER = """
