@@ -27,6 +27,7 @@ from cm3.pretrain.run import ModelSection, build_model
 from cm3.samples import PictureSampler
 from cm3.sequences.shards import TokenShards
 from cm3.tokenize import parts, tokenize, train_document_tokenizer, workers
+from cm3.tokenize.merging import merge
 from cm3.tokenize.parts import TokenizeJob
 from cm3.tokens import DocumentTokenizer
 from cm3.tokens.document_tokenizer import CODEBOOK_FILE
@@ -202,6 +203,22 @@ def test_parts_of_other_records_or_damaged_ones_are_made_anew(data: Path, tmp_pa
     with data.open("a") as stream:
         stream.write('{"id": "12", "text": "one more"}\n')
     assert not parts.is_finished(job, 0, job.key)
+
+
+@pytest.mark.parametrize("vanished", [[parts.TOKENS], [parts.TOKENS, parts.ACCOUNT]])
+def test_a_part_whose_content_vanished_while_it_was_written_does_not_count(
+    data: Path, tmp_path: Path, tokenizers: tuple[Path, Path], vanished: list[str]
+) -> None:
+    """Its manifest agrees with what was left; the account does not."""
+    job = replace(workers.make_job(data, *tokenizers, tmp_path / "parts"), records_per_part=5)
+    list(parts.make_parts(job, job.key, frozenset(range(3))))
+    with artefact.writing(job.part(1), parts.PART_KIND, {"key": job.key}) as folder:
+        shutil.copytree(job.part(1), folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*vanished, artefact.MANIFEST))
+    artefact.verify(job.part(1))
+    assert [parts.is_finished(job, number, job.key) for number in range(3)] == [True, False, True]
+    with pytest.raises(ArtefactError, match="part-000001 holds 0 documents, its account has 5|account.json is missing"):
+        merge(job, tmp_path / "tokens", 3, 0.1)
+    assert not (tmp_path / "tokens").exists()
 
 
 def test_pictures_and_ids_that_only_show_later_are_accounted_for(

@@ -20,7 +20,8 @@ def merge(job: TokenizeJob, out: Path, count: int, budget: float) -> dict[str, A
     """Write the shards of the finished parts 0 … count - 1 to `out`, remove the parts, and return the account.
 
     An id that stands in two parts is kept once, and its later records are counted as duplicates. Raises `BudgetError` when more
-    than `budget` of the records were rejected (the parts stay), `InputError` when nothing is left.
+    than `budget` of the records were rejected (the parts stay), `ArtefactError` when a part lacks documents that its account
+    has, `InputError` when nothing is left.
     """
     report = ReadReport()
     for number in range(count):

@@ -85,9 +85,11 @@ def count_records(job: TokenizeJob) -> int:
 
 
 def is_finished(job: TokenizeJob, number: int, key: str) -> bool:
-    """Whether part `number` stands, whole, made from these records with these tokenizers."""
+    """Whether part `number` stands, whole, made from these records with these tokenizers, with all documents it accounts for."""
     try:
-        return artefact.verify(job.part(number), PART_KIND).provenance.get("key") == key
+        made_for = artefact.verify(job.part(number), PART_KIND).provenance.get("key")
+        _stored(job, number)
+        return made_for == key
     except ArtefactError:
         return False
 
@@ -131,7 +133,16 @@ def read_account(job: TokenizeJob, number: int) -> ReadReport:
 
 
 def part_documents(job: TokenizeJob, number: int) -> Iterator[TokenizedDocument]:
-    """The tokenized documents of a finished part, in order."""
-    if (path := job.part(number) / TOKENS).is_dir():
-        shards = TokenShards(path, hashes=False)  # the part's own manifest has vouched for every byte
-        yield from (shards[index] for index in range(len(shards)))
+    """The tokenized documents of a finished part, in order. Raises `ArtefactError` unless they are those of its account."""
+    stored = _stored(job, number)
+    yield from (stored[index] for index in range(len(stored)))
+
+
+def _stored(job: TokenizeJob, number: int) -> TokenShards | tuple[()]:
+    path = job.part(number) / TOKENS
+    shards = TokenShards(path, hashes=False) if path.is_dir() else ()  # the part's own manifest has vouched for every byte
+    if len(shards) != (stated := read_account(job, number).ok):
+        raise ArtefactError(
+            f"{job.part(number)} holds {len(shards)} documents, its account has {stated}; remove that folder and run again"
+        )
+    return shards
