@@ -26,7 +26,7 @@ from cm3.model_folder import Parts, assemble_model_folder
 from cm3.pretrain.run import ModelSection, build_model
 from cm3.samples import PictureSampler
 from cm3.sequences.shards import TokenShards
-from cm3.tokenize import parts, tokenize, train_document_tokenizer, workers
+from cm3.tokenize import own_tokenizer, parts, tokenize, train_document_tokenizer, workers
 from cm3.tokenize.merging import merge
 from cm3.tokenize.parts import TokenizeJob
 from cm3.tokens import DocumentTokenizer
@@ -169,6 +169,30 @@ def test_an_interrupted_call_goes_on(
     account = tokenize(data, *tokenizers, tmp_path / "tokens", workers=1)
     assert (made, account["seen"], account["ok"]) == ([0, 1, 1, 2], COUNT, COUNT)
     assert artefact.fingerprint(tmp_path / "tokens") == artefact.fingerprint(tmp_path / "whole")
+
+
+def test_its_own_tokenizer_is_kept_only_while_what_decided_it_is_the_same(data: Path, tmp_path: Path) -> None:
+    first, other, out = image_tokenizer(tmp_path / "first"), image_tokenizer(tmp_path / "other", seed=1), tmp_path / "own"
+    made: list[tuple[int, str]] = []
+
+    def make(images: Path, size: int) -> None:
+        own_tokenizer(data, images, out, size)
+        made.append((DocumentTokenizer.load(out).text.vocab_size, artefact.verify(out).provenance["image_tokenizer"][:8]))
+
+    make(first, 258)
+    stamp = (out / artefact.MANIFEST).stat().st_ino
+    make(first, 258)
+    assert (out / artefact.MANIFEST).stat().st_ino == stamp
+    make(first, 260)
+    make(other, 260)
+    codes = [artefact.fingerprint(images)[:8] for images in (first, other)]
+    assert made == [(258, codes[0]), (258, codes[0]), (260, codes[0]), (260, codes[1])]
+    with data.open("a") as stream:
+        stream.write('{"id": "12", "text": "one more"}\n')
+    make(other, 260)
+    assert artefact.verify(out).provenance["texts"] == COUNT + 1
+    (out / CODEBOOK_FILE).write_bytes(b"")
+    make(other, 260)
 
 
 def test_killed_calls_go_on_to_the_same_bytes(

@@ -51,11 +51,10 @@ def tokenize(
     """Turn documents into token shards to train on; every record is accounted for.
 
     The shards are the same bytes for any number of workers. After an interruption the same command goes on: what is finished
-    lies in OUT-parts until the shards are whole. Across machines: `cm3.tokenize.scale` (docs/training.md).
+    lies in OUT-parts until the shards are whole; with other documents, image tokenizer or sizes it is made anew. Across
+    machines: `cm3.tokenize.scale` (docs/training.md).
     """
-    from cm3.documents.readers import read_documents
-    from cm3.documents.records import ReadOptions
-    from cm3.tokenize import parts_folder, train_document_tokenizer
+    from cm3.tokenize import own_tokenizer
     from cm3.tokenize import tokenize as run
 
     if not 0 <= budget <= 1:
@@ -64,10 +63,7 @@ def tokenize(
         raise UsageError("--text-vocab-size is of a new document tokenizer, --tokenizer gives one; leave out one of them")
     if tokenizer is None:
         tokenizer = sibling(out, suffix="-tokenizer")
-        if not (parts_folder(out).is_dir() and tokenizer.is_dir()):  # an interrupted call has made it
-            documents = read_documents(data, options=ReadOptions(decode=False))
-            size = TEXT_VOCAB_SIZE if text_vocab_size is None else text_vocab_size
-            train_document_tokenizer(documents, image_tokenizer, tokenizer, size)
+        own_tokenizer(data, image_tokenizer, tokenizer, TEXT_VOCAB_SIZE if text_vocab_size is None else text_vocab_size)
     account = run(data, tokenizer, image_tokenizer, out, budget=budget, workers=workers)
     text = f"{out}: {account['tokens']:,} tokens of {account['ok']:,} documents ({account['seen'] - account['ok']} rejected)"
     emit({"out": str(out), "tokenizer": str(tokenizer), **account}, f"{text}\ntokenizer {tokenizer}", as_json)

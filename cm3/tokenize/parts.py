@@ -52,11 +52,17 @@ class TokenizeJob:
 
     @property
     def key(self) -> str:
-        """SHA-256 (hex) over everything that a part's bytes depend on; the files of the source count by name, size and time."""
-        files = [file for path in expand_source(self.source) for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
-        stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+        """SHA-256 (hex) over everything that a part's bytes depend on, as far as `source_files` shows it."""
         tokenizers = [artefact.fingerprint(self.tokenizer), artefact.fingerprint(self.image_tokenizer)]
-        return hashlib.sha256(json.dumps([stats, self.format, tokenizers, self.records_per_part]).encode()).hexdigest()
+        return hashlib.sha256(
+            json.dumps([source_files(self.source), self.format, tokenizers, self.records_per_part]).encode()
+        ).hexdigest()
+
+
+def source_files(source: Path | str) -> list[tuple[str, int, int]]:
+    """(name, bytes, nanoseconds of its last change) of every file of the source; pictures that it only names are not."""
+    files = [file for path in expand_source(source) for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
+    return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
 
 
 def make_job(source: Path | str, tokenizer: Path, image_tokenizer: Path, parts: Path, format: str | None = None) -> TokenizeJob:

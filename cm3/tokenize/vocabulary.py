@@ -5,8 +5,9 @@ The folder carries the code vectors of the image tokenizer, so that a model can 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -22,12 +23,16 @@ TOKENIZER_KIND = "document_tokenizer"
 
 
 def train_document_tokenizer(
-    documents: Iterable[Document], image_tokenizer: Path, out: Path, text_vocab_size: int = 4096
+    documents: Iterable[Document],
+    image_tokenizer: Path,
+    out: Path,
+    text_vocab_size: int = 4096,
+    provenance: Mapping[str, Any] | None = None,
 ) -> DocumentTokenizer:
     """Train a byte-level BPE on the texts of `documents`, join it with the codes of `image_tokenizer`, write `out`.
 
-    text_vocab_size: most text ids (at least the 256 bytes); a small corpus gives fewer. Raises `InputError` when no document
-    has a text.
+    text_vocab_size: most text ids (at least the 256 bytes); a small corpus gives fewer; provenance: more to state in the
+    manifest. Raises `InputError` when no document has a text.
     """
     texts = [segment.text for document in documents for segment in document.segments if isinstance(segment, TextSegment)]
     if not texts:
@@ -35,8 +40,8 @@ def train_document_tokenizer(
     pictures = vqgan.from_pretrained(image_tokenizer)
     text = BPETextTokenizer.train(texts, text_vocab_size)
     tokenizer = DocumentTokenizer(vocab_for(text, pictures.codebook_size, pictures.grid_shape), text, pictures)
-    provenance = {"image_tokenizer": artefact.fingerprint(image_tokenizer), "texts": len(texts)}
-    with artefact.writing(out, TOKENIZER_KIND, provenance) as folder:
+    stated = {"image_tokenizer": artefact.fingerprint(image_tokenizer), "texts": len(texts), **(provenance or {})}
+    with artefact.writing(out, TOKENIZER_KIND, stated) as folder:
         tokenizer.save(folder)
         save_file({"codebook": pictures.codebook.contiguous().to(torch.float32).cpu()}, folder / CODEBOOK_FILE)
     return tokenizer
