@@ -91,7 +91,9 @@ class PretrainConfig(RunConfig):
 
     tokens: token shards (`cm3 tokenize`); tokenizer: the document tokenizer they were made with; held_out: shards for
     evaluation, at most `held_out_documents` of them; out: where the language model goes; neighbors: retrieval augmentation;
-    sample_with: the image tokenizer with which pictures are drawn for held-out texts after every evaluation (None: none are).
+    sample_with: the image tokenizer with which pictures are drawn for held-out texts after every evaluation (None: none are);
+    verified: whether every byte of `tokens` is hashed before the run starts; without, their names and sizes are checked, and
+    terabytes start at once.
     """
 
     tokens: Path
@@ -101,6 +103,7 @@ class PretrainConfig(RunConfig):
     held_out_documents: int = Field(512, ge=1)
     neighbors: NeighborSection | None = None
     sample_with: Path | None = None
+    verified: bool = True
     model: ModelSection = ModelSection()
     loader: LoaderConfig = LoaderConfig()
     loss: LossConfig = LossConfig()
@@ -209,7 +212,7 @@ def training_documents(config: PretrainConfig, tokenizer: DocumentTokenizer) -> 
 
     Raises `ArtefactError` for shards made with another tokenizer, and for a table of other shards.
     """
-    shards = TokenShards(config.tokens, tokenizer)
+    shards = TokenShards(config.tokens, tokenizer, hashes=config.verified)
     if (section := config.neighbors) is None:
         return Mixture([(shards, 1.0)])
     made_of = artefact.verify(section.table, NEIGHBORS_KIND).provenance

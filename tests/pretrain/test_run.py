@@ -312,6 +312,18 @@ def test_a_step_that_met_a_nan_is_replayed(parts: dict[str, str], monkeypatch: p
     assert not run.out.exists()
 
 
+def test_a_flipped_bit_of_the_shards_is_found_unless_they_are_taken_on_trust(parts: dict[str, str]) -> None:
+    file = Path(parts["tokens"]) / "tokens.npy"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ArtefactError, match=r"tokens\.npy"):
+        pretrain(config(parts))
+    tokenizer = DocumentTokenizer.load(Path(parts["tokenizer"]))
+    trusted = training_documents(config(parts, "verified=false"), tokenizer)
+    assert len(trusted.parts[0].source) == 64
+
+
 def test_a_run_that_cannot_fit_is_refused_before_it_starts(parts: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate, "available_memory", lambda device: 2**20)
     with pytest.raises(UsageError, match="1 MiB are free; choose a smaller"):
