@@ -28,11 +28,11 @@ def test_compiled_steps_draw_the_same(vocab, make_model, caption) -> None:
     assert counts["unique_graphs"] == before + 1  # one for all steps, and for the second batch of the same size
 
 
-def test_nothing_to_compile_with_is_said(monkeypatch) -> None:
+def test_nothing_to_compile_with_is_said() -> None:
     from torch._inductor import config
 
-    monkeypatch.setattr(config.cpp, "cxx", (None, "/nowhere/g++"))
-    with pytest.raises(UsageError, match=r"steps cannot be compiled here \(.*; install a C\+\+ compiler"):
+    nowhere = config.patch({"cpp.cxx": (None, "/nowhere/g++")})  # pytest's own way would leave the setting deleted
+    with nowhere, pytest.raises(UsageError, match=r"steps cannot be compiled here \(.*; install a C\+\+ compiler"):
         _Compiled(lambda x: (x + 1).sin() * 2)(torch.ones(7))
 
 
