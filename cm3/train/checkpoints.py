@@ -26,6 +26,8 @@ from cm3.core.temporaries import temporary
 from cm3.train.background import BackgroundWriter
 from cm3.train.config import TrainConfig
 from cm3.train.crashpoints import crash_point
+from cm3.train.estimate import training_device
+from cm3.train.precision import autocast_dtype
 from cm3.train.processes import agreed, is_main_process, process_count
 from cm3.train.sharding import is_sharded, local
 from cm3.train.state import RunState, Tensors
@@ -172,6 +174,7 @@ class Checkpoints:
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "processes": processes,
+            "arithmetic": _arithmetic(config),
         }
 
     def _retire(self, step: int) -> None:
@@ -227,10 +230,17 @@ def _warn_differences(path: Path, saved: dict[str, Any], now: dict[str, Any]) ->
     """Results differ in the last bits with another torch or thread count, and altogether with other settings: say so."""
     settings = set(now["config"]) & set(saved["config"])  # what an older version did not know had no effect
     changed = {f"config.{key}": (saved["config"].get(key), now["config"].get(key)) for key in settings - _HABITS}
-    changed |= {key: (saved.get(key), now[key]) for key in ("torch", "threads", "processes")}
+    changed |= {key: (saved[key], now[key]) for key in ("torch", "threads", "processes", "arithmetic") if key in saved}
     differences = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in sorted(changed.items()) if old != new)
     if differences:
         warnings.warn(f"continuing {path.name} is not bit-identical to an uninterrupted run: {differences}", stacklevel=3)
+
+
+def _arithmetic(config: TrainConfig) -> str:
+    """Where products are computed and in what: "auto" is another thing on another machine."""
+    device = training_device(config)
+    dtype = autocast_dtype(config.precision, device) or torch.float32
+    return f"{device.type} {str(dtype).removeprefix('torch.')}"
 
 
 def _write_tables(snapshot: Snapshot, folder: Path, part: Part) -> None:

@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import time
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -215,6 +216,18 @@ def test_another_thread_count_is_named(tmp_path, settings, train_quietly, tiny_t
     monkeypatch.setattr("torch.get_num_threads", lambda: threads + 1)
     with pytest.warns(UserWarning, match=rf"threads {threads} -> {threads + 1}"):
         train_quietly(tiny_task(), settings(steps=3), tmp_path)
+
+
+def test_a_machine_that_computes_in_another_dtype_is_named(tmp_path, settings, train_quietly, tiny_task, monkeypatch):
+    found = {}
+    for tiles in (False, True):  # what "auto" makes of it
+        monkeypatch.setattr("cm3.train.precision.cpu_has_bf16_tiles", lambda tiles=tiles: tiles)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            train_quietly(tiny_task(), settings(steps=3 + tiles, precision="auto"), tmp_path)
+        found[tiles] = [str(one.message) for one in said if "not bit-identical" in str(one.message)]
+    assert found[False] == []
+    assert "arithmetic cpu float32 -> cpu bfloat16" in found[True][0]
 
 
 @pytest.fixture
