@@ -33,7 +33,7 @@ from cm3.train.loop import train
 from cm3.train.optimizers import split_decay
 from cm3.train.processes import on_main_process
 from cm3.train.task import Metrics, Shard
-from cm3.train.trial import estimate_by_trial
+from cm3.train.trial import Examples, estimate_by_trial
 from retrieval.batches import LengthGroupedOrder
 from retrieval.config import TrainEncoderConfig
 from retrieval.contrastive import alike_pairs, contrastive_loss
@@ -173,7 +173,7 @@ class ContrastiveTask:
 
     def estimate(self) -> RunEstimate:
         """What the training will need: activations of `chunk_size` pairs at a time, similarities of all pairs of a step."""
-        size, chunk = self.config.batch_size, self.config.chunk_size
+        examples = Examples(self.config.batch_size, "pairs", at_once=self.config.chunk_size, pair_bytes=_PAIR_BYTES)
 
         def remedy(fitting: int) -> str:
             if fitting:
@@ -181,7 +181,7 @@ class ContrastiveTask:
             return "choose a smaller preset, smaller pictures (shape.image_size), or fewer pairs (batch_size)"
 
         with self._pair_model.unchunked():  # checkpointing would hide what a chunk keeps
-            return estimate_by_trial(self, self.config.train, size, "pairs", remedy, at_once=chunk, pair_bytes=_PAIR_BYTES)
+            return estimate_by_trial(self, self.config.train, examples, remedy)
 
     def batch(self, step: int, shard: Shard) -> PairBatch:
         """The pairs of `shard` in `step`. Raises `UsageError` when the batch cannot be cut into equal shards."""

@@ -22,7 +22,7 @@ from cm3.documents.report import ReadReport
 from cm3.train.loop import TrainResult
 from cm3.train.loop import train as run_loop
 from cm3.train.processes import on_main_process, process_count, runs_on_cpu
-from cm3.train.trial import estimate_by_trial
+from cm3.train.trial import Examples, estimate_by_trial
 from vqgan.codebook_monitor import HORIZON
 from vqgan.config import VQTrainConfig
 from vqgan.initialization import initialize_from_data
@@ -56,8 +56,8 @@ def train(config: VQTrainConfig, out: Path | str | None = None, provenance: Mapp
     model = VQModel(tokenizer_config)
     task = VQTask(model, config, pictures)
     everything_on = HORIZON * (1 + config.loss.adversarial_start)  # and no step that looks for a collapse
-    remedy = partial(_remedy, config)
-    estimate_by_trial(task, config.train, config.batch_size, "pictures", remedy, everything_on).announce()
+    examples = Examples(config.batch_size, "pictures", step=everything_on)
+    estimate_by_trial(task, config.train, examples, partial(_remedy, config)).announce()
     if config.initialize_from_data:
         initialize_from_data(model, pictures, task.training_indices, config.train.seed)
     result = run_loop(task, config.train, run_dir, label="image tokenizer")

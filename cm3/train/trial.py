@@ -54,39 +54,40 @@ def try_example(task: TrainingTask, batch_size: int, step: int) -> Trial:
     return Trial(kept, flops)
 
 
-def estimate_by_trial(
-    task: TrainingTask,
-    config: TrainConfig,
-    batch_size: int,
-    unit: str,
-    remedy: Callable[[int], str],
-    step: int = 0,
-    at_once: int | None = None,
-    pair_bytes: int = 0,
-) -> RunEstimate:
-    """The estimate for `batch_size` examples (their `unit` in the plural) per update, over all processes and micro-batches.
+@dataclass(frozen=True)
+class Examples:
+    """What an update sees: `count` examples over all processes and micro-batches, their `unit` in the plural.
 
-    remedy: says what to change, from the number of examples that fit at a time. step: one at which every loss is on. at_once:
-    examples whose activations are there together, where these are fewer than a micro-batch. pair_bytes: kept for every pair of
-    an example here and one of the same micro-batch on any process.
+    at_once: those whose activations are there together, where these are fewer than a micro-batch. pair_bytes: kept for every
+    pair of an example here and one of the same micro-batch on any process. step: one at which every loss is on.
     """
+
+    count: int
+    unit: str
+    at_once: int | None = None
+    pair_bytes: int = 0
+    step: int = 0
+
+
+def estimate_by_trial(task: TrainingTask, config: TrainConfig, examples: Examples, remedy: Callable[[int], str]) -> RunEstimate:
+    """The estimate for a run of `task`; `remedy` says what to change, from the number of examples that fit at a time."""
     processes, device = int(os.environ.get("WORLD_SIZE", "1")), training_device(config)
-    trial = try_example(task, batch_size, step)
+    trial = try_example(task, examples.count, examples.step)
     each = trial.kept_bytes * bytes_per_number(config, device) // 4
-    here = max(1, batch_size // (processes * config.accumulation_steps))
+    here = max(1, examples.count // (processes * config.accumulation_steps))
     between = _state(task, config, processes)
-    pairs = pair_bytes * here * here * processes
+    pairs = examples.pair_bytes * here * here * processes
     available = available_memory(device)
-    flops = trial.flops * batch_size * config.steps
+    seen = examples.count * config.steps
     return RunEstimate(
         parameters=sum(parameter.numel() for module in task.modules.values() for parameter in module.parameters()),
         state_bytes=between,
-        step_bytes=each * min(here, at_once or here) + pairs,
+        step_bytes=each * min(here, examples.at_once or here) + pairs,
         available_bytes=available,
-        examples=batch_size * config.steps,
-        unit=unit,
-        flops=flops,
-        seconds=expected_seconds(flops / processes, config, device),
+        examples=seen,
+        unit=examples.unit,
+        flops=trial.flops * seen,
+        seconds=expected_seconds(trial.flops * seen / processes, config, device),
         remedy=lambda: remedy(int(max(0, USABLE_SHARE * available - between - pairs) // max(1, each))),
     )
 

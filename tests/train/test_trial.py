@@ -93,7 +93,9 @@ def test_the_estimate_counts_what_is_there_at_once(monkeypatch, processes):
     task, one = TwoNetworks(), trial.try_example(TwoNetworks(), BATCH, step=0)
 
     def estimate(config=CPU, **how):
-        return trial.estimate_by_trial(task, config, BATCH, "vectors", lambda fitting: f"at most {fitting}", **how)
+        return trial.estimate_by_trial(
+            task, config, trial.Examples(BATCH, "vectors", **how), lambda fitting: f"at most {fitting}"
+        )
 
     found = estimate()
     assert (found.examples, found.unit, found.flops) == (80, "vectors", 80 * one.flops)

@@ -89,7 +89,7 @@ def test_a_run_that_cannot_fit_is_refused_with_what_makes_it_fit(
 ) -> None:
     task = _task(picture_folder, tmp_path, loss=loss)
     one = trial.try_example(task, 8, step=HORIZON)
-    found = trial.estimate_by_trial(task, task.config.train, 8, "pictures", str, HORIZON)
+    found = trial.estimate_by_trial(task, task.config.train, trial.Examples(8, "pictures", step=HORIZON), str)
     assert found.step_bytes >= 8 * one.kept_bytes // 2 > 8 * 24 * 24 * 3
     room = (found.state_bytes + found.step_bytes // 3) / trial.USABLE_SHARE  # for two pictures and a half
     monkeypatch.setattr(trial, "available_memory", lambda device: int(room))
