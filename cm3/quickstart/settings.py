@@ -155,7 +155,7 @@ def _scenes(config: QuickstartConfig, places: Places) -> Settings:
         memory=BuildConfig(embed_encoder=False),
         text_vocab_size=TEXT_VOCAB_SIZE["scenes"],
         pretraining=_pretraining(config, places, row_length=256, batch_size=16, steps=500),
-        tuning=_tuning(config, places, mixture, row_length=192, batch_size=16, steps=1800),
+        tuning=_tuning(config, places, mixture, row_length=192, batch_size=16, steps=2000),
     )
 
 
