@@ -14,7 +14,7 @@ from cm3.tokenize.parts import source_files
 from cm3.tokenize.vocabulary import TOKENIZER_KIND, train_document_tokenizer
 
 
-def own_tokenizer(source: Path | str, image_tokenizer: Path, out: Path, text_vocab_size: int = 4096) -> None:
+def own_tokenizer(source: Path | str, image_tokenizer: Path, out: Path, text_vocab_size: int) -> None:
     """Have the document tokenizer of `source` at `out`: one that was made of the same files, image tokenizer and size stays.
 
     Another one is replaced; parts that were made with it are then made anew too. Raises as `train_document_tokenizer` does.

@@ -25,6 +25,11 @@ class BackgroundWriter:
         self._thread = threading.Thread(target=run, name="checkpoint")
         self._thread.start()
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether there is a failure that nobody was told of; does not wait."""
+        return self._failure is not None
+
     def raise_failure(self) -> None:
         """Raise what the work has failed with, if it has; does not wait."""
         failure, self._failure = self._failure, None

@@ -83,8 +83,7 @@ def train(task: TrainingTask, config: TrainConfig, run_dir: Path | str, label: s
         while run.state.step < config.steps:
             run.one_step(bar)
             run.after_step()
-            if config.async_save:
-                agreed(run.checkpoints.background.raise_failure)
+            run.raise_failed_save()
         run.leave_if_stopped()
         return TrainResult(run.state.step, log.history, run.state.seconds, run.averages())
 
@@ -209,11 +208,19 @@ class _Run:
 
     def _stopping(self) -> bool:
         """Whether any process was asked to stop."""
-        asked = self.stop.received is not None
+        return self._on_any(self.stop.received is not None)
+
+    def _on_any(self, here: bool) -> bool:
+        """Whether something is so on any process, given whether it is so here."""
         if self.accelerator.num_processes == 1:
-            return asked
-        votes = self.accelerator.reduce(torch.tensor([float(asked)], device=self.device), "sum")
+            return here
+        votes = self.accelerator.reduce(torch.tensor([float(here)], device=self.device), "sum")
         return bool(votes.item())
+
+    def raise_failed_save(self) -> None:
+        """Raise on all processes what a save beside the training has failed with; does not wait for one."""
+        if self.config.async_save and self._on_any(self.checkpoints.background.has_failed):
+            agreed(self.checkpoints.background.raise_failure)
 
     def leave_if_stopped(self) -> None:
         """Raise what the caller of a stopped run gets, or what the last save failed with; otherwise the state is saved."""
